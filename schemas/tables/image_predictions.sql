@@ -1,0 +1,16 @@
+CREATE TABLE image_predictions (
+  image_id STRING NOT NULL COMMENT 'The scored image',
+  model_name STRING NOT NULL COMMENT 'Registered model name',
+  model_version INT NOT NULL COMMENT 'Registered model version',
+  top_k ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> NOT NULL COMMENT 'Most likely categories, best first; empty when the image could not be scored',
+  margin FLOAT COMMENT 'Confidence of the first category minus that of the second',
+  failure STRING COMMENT 'Why the image could not be scored, else null',
+  scored_at TIMESTAMP NOT NULL COMMENT 'When it was scored (UTC)',
+  run_id STRING NOT NULL COMMENT 'The run that scored it'
+) USING DELTA
+COMMENT 'What each model version says of each image'
+TBLPROPERTIES (
+  'delta.enableDeletionVectors' = 'false',
+  'delta.constraints.margin_is_share' = 'margin IS NULL OR (margin >= 0 AND margin <= 1)',
+  'delta.constraints.scored_or_failed' = '(failure IS NULL) = (size(top_k) > 0)'
+)

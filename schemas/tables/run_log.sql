@@ -1,0 +1,21 @@
+CREATE TABLE run_log (
+  run_id STRING NOT NULL COMMENT 'Identifier of the run, in order of time',
+  job STRING NOT NULL COMMENT 'ingest, build-training-set, train or score',
+  status STRING NOT NULL COMMENT 'published, nothing_to_do, refused, stopped or failed',
+  exit_code INT NOT NULL COMMENT 'What the scheduler saw',
+  rows_in BIGINT COMMENT 'Rows the run was given',
+  rows_out BIGINT COMMENT 'Rows the run published',
+  counts MAP<STRING, BIGINT> COMMENT 'Rows by outcome',
+  rejected MAP<STRING, BIGINT> COMMENT 'Rows rejected by reason',
+  images_per_second DOUBLE COMMENT 'Images handled per second of the stage that handles them',
+  table_versions MAP<STRING, BIGINT> COMMENT 'Versions of the tables that the run read or wrote',
+  config_hash STRING NOT NULL COMMENT 'SHA-256 of all settings in force, shortened',
+  error STRING COMMENT 'What went wrong, else null',
+  started_at TIMESTAMP NOT NULL COMMENT 'UTC',
+  finished_at TIMESTAMP NOT NULL COMMENT 'UTC'
+) USING DELTA
+COMMENT 'One row per run of a job, also of those that failed'
+TBLPROPERTIES (
+  'delta.enableDeletionVectors' = 'false',
+  'delta.constraints.status_known' = "status IN ('published', 'nothing_to_do', 'refused', 'stopped', 'failed')"
+)

@@ -1,0 +1,16 @@
+-- The published category of every product, beside what the seller said.
+SELECT
+  prediction.product_id,
+  product.title,
+  prediction.category_path,
+  prediction.confidence,
+  prediction.decision,
+  prediction.reason,
+  product.category_path AS seller_category_path,
+  prediction.image_count,
+  prediction.model_name,
+  prediction.model_version,
+  prediction.taxonomy_version,
+  prediction.predicted_at
+FROM product_predictions AS prediction
+LEFT JOIN products AS product ON product.product_id = prediction.product_id

@@ -1,0 +1,12 @@
+-- Runs of the jobs, one line each.
+SELECT
+  run_id,
+  job,
+  status,
+  rows_in,
+  rows_out,
+  round(images_per_second, 1) AS images_per_second,
+  round(unix_millis(finished_at) / 1000 - unix_millis(started_at) / 1000, 1) AS seconds,
+  started_at,
+  error
+FROM run_log

@@ -1,0 +1,16 @@
+-- What a person should look at: withheld predictions, and accepted ones that contradict the seller.
+SELECT
+  prediction.product_id,
+  product.title,
+  coalesce(prediction.category_path, best.path) AS predicted_path,
+  product.category_path AS seller_category_path,
+  prediction.confidence,
+  prediction.decision,
+  coalesce(prediction.reason, 'differs_from_seller') AS reason
+FROM product_predictions AS prediction
+LEFT JOIN products AS product ON product.product_id = prediction.product_id
+LEFT JOIN categories AS best
+  ON best.category_id = prediction.best_category_id
+  AND best.taxonomy_version = prediction.taxonomy_version
+WHERE prediction.decision <> 'accepted'
+  OR product.category_id <> prediction.category_id

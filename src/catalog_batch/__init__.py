@@ -1,0 +1,1 @@
+"""Give millions of product photos a category by the morning."""

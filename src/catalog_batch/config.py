@@ -1,0 +1,259 @@
+"""Every setting, with its unit, default, bounds and what it trades.
+
+Values come from, later over earlier: the defaults below, ``conf/base.toml``, ``conf/<profile>.toml``,
+``CATALOG_BATCH__SECTION__KEY`` in the environment, and ``--set section.key=value``.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from catalog_batch.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "CATALOG_BATCH__"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SparkSettings(_Section):
+    """The Spark session. ``spark-submit`` and its properties file win over all of these."""
+
+    master: str = "local[*,4]"
+    """Spark master URL; ``local[*,F]`` takes all cores and retries a failed task, plain ``local[*]`` never does."""
+
+    driver_memory: str = "3g"
+    """Heap of the driver (in local mode: of everything). More helps wide joins, not images."""
+
+    shuffle_partitions: int = Field(default=8, ge=1)
+    """Tasks after a shuffle. Images never shuffle in ingest, so a few per core are enough."""
+
+    arrow_batch_rows: int = Field(default=64, ge=1, le=10_000)
+    """Rows handed to a Python worker at once: 64 images of 1 MB are 64 MB."""
+
+
+class IngestSettings(_Section):
+    """Reading, checking and storing product images."""
+
+    stored_side: int = Field(default=256, ge=32, le=4096)
+    """Short side in pixels of a stored image; smaller ones are kept, never enlarged."""
+
+    jpeg_quality: int = Field(default=90, ge=50, le=100)
+    """Quality of the stored JPEG: 90 is about 20 KB at 256 px; lower saves space, costs detail."""
+
+    max_source_bytes: int = Field(default=50_000_000, ge=1)
+    """Files above this many bytes are rejected as ``too_large`` before they are read."""
+
+    max_pixels: int = Field(default=25_000_000, ge=1)
+    """Width times height above which a header is refused as ``too_many_pixels`` (decode bombs)."""
+
+    max_side: int = Field(default=16_384, ge=1)
+    """Longest side in pixels, whatever the product of the two."""
+
+    min_side: int = Field(default=16, ge=1)
+    """Shortest side in pixels; below it an image is ``too_small`` to tell a product by."""
+
+    rows_per_task: int = Field(default=500, ge=1)
+    """Manifest rows a task reads: fewer spread better and lose less to a retry, more start faster."""
+
+
+class TrainingSetSettings(_Section):
+    """Joining labels with images into one table version that training pins."""
+
+    test_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of products held out for the final figure."""
+
+    validation_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of products that early stopping and thresholds are fitted on."""
+
+    seed: int = Field(default=17, ge=0)
+    """Of the split and the shuffled order: the same seed gives the same table."""
+
+    row_group_kib: int = Field(default=1024, ge=16)
+    """Size of a Parquet row group: the unit that is dealt to training workers and shuffled."""
+
+    rows_per_file: int = Field(default=50_000, ge=1)
+    """Most rows in one data file."""
+
+
+class TrainSettings(_Section):
+    """Fine-tuning a classifier over Ray workers."""
+
+    model_name: str = Field(default="catalogue", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """Name the model is registered under."""
+
+    architecture: str = "resnet18"
+    """Any torchvision classifier by name: resnet18, vgg16, inception_v3, mobilenet_v2, ..."""
+
+    weights: str = "imagenet"
+    """``imagenet`` (torchvision downloads them), ``none``, or the path of a state_dict file."""
+
+    weights_sha256: str = ""
+    """Checksum that a weights file must have; empty accepts any."""
+
+    image_side: int = Field(default=0, ge=0, le=1024)
+    """Side in pixels of the square a network sees; 0 takes the architecture's own (224, 299)."""
+
+    augmentation: Literal["article", "none"] = "article"
+    """``article``: rotation 20 degrees, shifts 0.2, shear 0.2, zoom 0.2, horizontal flip."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam at 1e-3 is the article's choice."""
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    """Peak step size."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty on the weights."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Rows per worker and step."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Most passes over the training rows."""
+
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a better validation loss after which training stops."""
+
+    seed: int = Field(default=17, ge=1)
+    """Of initial weights, order and augmentation; not 0, which Petastorm takes for 'no seed'."""
+
+    num_workers: int = Field(default=2, ge=0)
+    """Ray workers; 0 runs the same loop in this process, without a cluster."""
+
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """CPUs Ray reserves for a worker, and the threads it may use."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """``auto`` takes one GPU per worker when the cluster has that many."""
+
+    ray_address: str = ""
+    """Address of a running cluster (``auto`` or ``HOST:6379``); empty starts a local one."""
+
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts from the last checkpoint before a run is given up."""
+
+    reader_threads: int = Field(default=2, ge=1, le=64)
+    """Petastorm threads reading row groups in a worker."""
+
+    decode_threads: int = Field(default=2, ge=1, le=64)
+    """Threads decoding JPEGs in a worker."""
+
+    shuffle_rows: int = Field(default=1024, ge=1)
+    """Rows held in memory to be drawn from at random, on top of the shuffled row groups."""
+
+    stall_seconds: float = Field(default=300, gt=0)
+    """Longest wait for a batch before the run fails with an error instead of hanging."""
+
+
+class ScoreSettings(_Section):
+    """Predicting categories for stored images."""
+
+    model: str = "catalogue@champion"
+    """``NAME@ALIAS`` or ``NAME/VERSION`` in the registry."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Images per forward pass."""
+
+    top_k: int = Field(default=5, ge=1, le=100)
+    """Categories kept per image, best first."""
+
+    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    """Below it a product's category is withheld: the decision is ``abstained``."""
+
+    rows_per_task: int = Field(default=2_000, ge=1)
+    """Images a task scores."""
+
+
+class Settings(_Section):
+    """All settings of the package."""
+
+    warehouse: str = "warehouse"
+    """Folder or URI of the Delta tables, one folder a table."""
+
+    spark: SparkSettings = SparkSettings()
+    ingest: IngestSettings = IngestSettings()
+    training_set: TrainingSetSettings = TrainingSetSettings()
+    train: TrainSettings = TrainSettings()
+    score: ScoreSettings = ScoreSettings()
+
+
+def load_settings(
+    files: Sequence[Path] = (),
+    environment: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Settings:
+    """Merge TOML files, environment variables and ``key=value`` overrides into settings.
+
+    Args:
+        files: TOML files, later over earlier.
+        environment: Variables; those that begin with ``CATALOG_BATCH__`` count.
+        overrides: ``section.key=value`` texts from the command line.
+
+    Raises:
+        ConfigError: For an unknown key (with the nearest known one), a value of the wrong type
+            or out of bounds, a file that is missing or no TOML.
+    """
+    merged: dict[str, Any] = {}
+    for path in files:
+        _merge(merged, _read_toml(path), source=str(path))
+    for name, value in sorted((environment or {}).items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            _merge(merged, _nested(keys, value), source=name)
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {text!r} has no '='. Write it as section.key=value.")
+        _merge(merged, _nested(key.strip().split("."), value.strip()), source=f"--set {text}")
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(f"Settings refused: {problems}.") from error
+
+
+def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Yield every setting's dotted name, sections first."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"Settings file {str(path)!r} does not exist.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Settings file {str(path)!r} is not valid TOML: {error}.") from error
+
+
+def _nested(keys: Sequence[str], value: str) -> dict[str, Any]:
+    nested: Any = value
+    for key in reversed(keys):
+        nested = {key: nested}
+    return dict(nested)
+
+
+def _merge(base: dict[str, Any], new: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    known = set(known_keys())
+    for key, value in new.items():
+        name = prefix + key
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(f"Unknown setting {name!r} in {source}.{hint}")
+        if isinstance(value, Mapping) and isinstance(base.setdefault(key, {}), dict):
+            _merge(base[key], value, source, f"{name}.")
+        else:
+            base[key] = value

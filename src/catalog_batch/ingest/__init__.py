@@ -1,0 +1,1 @@
+"""Product images into the warehouse: read, check, decode, store once, reject with a reason."""

@@ -1,0 +1,166 @@
+"""Steps of ingest as functions from frame to frame; all narrow rows, no image bytes."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from catalog_batch import taxonomy
+from catalog_batch.ingest.decoding import REJECTED, STORED, UNCHANGED
+from catalog_batch.ingest.manifests import with_given_split
+
+KEY = ["product_id", "source_uri"]
+DEFECT_NO_PRODUCT = "the row has no product_id"
+DEFECT_NO_IMAGE = "the row has no image_uri"
+
+
+def with_key(manifest: DataFrame) -> DataFrame:
+    """Add ``source_uri`` and ``defect``: a row without a product or an image is kept, and told apart.
+
+    A defective row gets a location made from its content, so that it too has a key.
+    """
+    has_product = F.coalesce(F.length(F.trim("product_id")), F.lit(0)) > 0
+    has_image = F.coalesce(F.length(F.trim("image_uri")), F.lit(0)) > 0
+    # Maps have no JSON order to rely on; the named columns tell rows apart well enough.
+    named = [name for name in manifest.columns if name != "attributes"]
+    fingerprint = F.concat(
+        F.lit("row:"), F.substring(F.sha2(F.to_json(F.struct(*named)), 256), 1, 16)
+    )
+    defect = F.when(~has_product, DEFECT_NO_PRODUCT).when(~has_image, DEFECT_NO_IMAGE)
+    return manifest.select(
+        F.when(has_product, F.col("product_id")).otherwise("").alias("product_id"),
+        F.when(has_image, F.col("image_uri")).otherwise(fingerprint).alias("source_uri"),
+        defect.alias("defect"),
+        *[name for name in manifest.columns if name not in ("product_id", "image_uri")],
+    )
+
+
+def with_position(manifest: DataFrame) -> DataFrame:
+    """Make ``position`` an integer; 0 where it is missing, negative or no number."""
+    number = F.expr("try_cast(position AS INT)")
+    return manifest.withColumn("position", F.greatest(F.coalesce(number, F.lit(0)), F.lit(0)))
+
+
+def with_category(manifest: DataFrame) -> DataFrame:
+    """Replace ``category`` by ``category_path``, normalised, and ``category_id``."""
+    trimmed = F.transform(F.split("category", taxonomy.SEPARATOR), F.trim)
+    parts = F.filter(trimmed, lambda part: F.length(part) > 0)
+    path = F.when(F.size(parts) > 0, F.array_join(parts, taxonomy.SEPARATOR))
+    return (
+        manifest.withColumn("category_path", path)
+        .withColumn("category_id", category_id(F.col("category_path")))
+        .drop("category")
+    )
+
+
+def category_id(path: Column) -> Column:
+    """Return ``taxonomy.category_id`` of a path column."""
+    return F.substring(F.sha2(path, 256), 1, 16)
+
+
+def drop_repeated_rows(manifest: DataFrame) -> DataFrame:
+    """Keep one row for each key: the lowest position, then the first in order of its content."""
+    named = [name for name in manifest.columns if name != "attributes"]
+    order = Window.partitionBy(*KEY).orderBy("position", F.to_json(F.struct(*named)))
+    return manifest.withColumn("_rank", F.row_number().over(order)).where("_rank = 1").drop("_rank")
+
+
+def prepare_manifest(manifest: DataFrame) -> DataFrame:
+    """Bring a manifest as read into the columns that the tables have."""
+    return (
+        manifest.transform(with_key)
+        .transform(with_position)
+        .transform(with_category)
+        .transform(with_given_split)
+    )
+
+
+def with_known_state(
+    rows: DataFrame, product_images: DataFrame, rejected_images: DataFrame
+) -> DataFrame:
+    """Add what earlier runs found for the same key: image or reason, size, modification time."""
+    ingested = product_images.select(
+        *KEY,
+        F.col("image_id").alias("known_image_id"),
+        F.lit(None).cast("string").alias("known_reason"),
+        F.lit(0).alias("known_attempts"),
+        F.col("source_bytes").alias("known_bytes"),
+        F.col("source_modified_at").alias("known_modified_at"),
+    )
+    rejected = rejected_images.select(
+        *KEY,
+        F.lit(None).cast("string").alias("known_image_id"),
+        F.col("reason").alias("known_reason"),
+        F.col("attempts").alias("known_attempts"),
+        F.col("source_bytes").alias("known_bytes"),
+        F.col("source_modified_at").alias("known_modified_at"),
+    )
+    return rows.join(ingested.unionByName(rejected), KEY, "left")
+
+
+def select_new_images(staged: DataFrame, images: DataFrame) -> DataFrame:
+    """Return one ``(image_id, product_id, source_uri)`` for each stored image not in ``images``."""
+    first = F.min(F.struct(*KEY)).alias("first")
+    return (
+        staged.where(F.col("outcome") == STORED)
+        .groupBy("image_id")
+        .agg(first)
+        .join(images.select("image_id"), "image_id", "left_anti")
+        .select("image_id", "first.product_id", "first.source_uri")
+    )
+
+
+def select_product_images(
+    staged: DataFrame, rows: DataFrame, now: datetime, run_id: str
+) -> DataFrame:
+    """Return the rows of ``product_images`` for stored and unchanged images."""
+    return (
+        staged.where(F.col("outcome").isin(STORED, UNCHANGED))
+        .drop("content")
+        .join(rows.select(*KEY, "position"), KEY, "inner")
+        .transform(with_stamp, "updated_at", now, run_id)
+    )
+
+
+def select_rejections(staged: DataFrame, now: datetime, run_id: str) -> DataFrame:
+    """Return the rows of ``rejected_images`` for images that were tried now, not remembered ones."""
+    return (
+        staged.where((F.col("outcome") == REJECTED) & F.col("attempts").isNotNull())
+        .drop("content")
+        .withColumn("first_seen_at", F.lit(now))
+        .transform(with_stamp, "last_seen_at", now, run_id)
+    )
+
+
+def select_products(rows: DataFrame, now: datetime, run_id: str) -> DataFrame:
+    """Return one row a product, from its manifest row of lowest position."""
+    order = Window.partitionBy("product_id").orderBy("position", "source_uri")
+    return (
+        rows.where(F.col("product_id") != "")
+        .withColumn("_rank", F.row_number().over(order))
+        .where("_rank = 1")
+        .transform(with_stamp, "updated_at", now, run_id)
+    )
+
+
+def select_seller_labels(products: DataFrame, now: datetime, run_id: str) -> DataFrame:
+    """Return a seller's label for each product that has a category."""
+    return (
+        products.where(F.col("category_id").isNotNull())
+        .withColumn("source", F.lit("seller"))
+        .transform(with_stamp, "labelled_at", now, run_id)
+    )
+
+
+def with_stamp(frame: DataFrame, column: str, now: datetime, run_id: str) -> DataFrame:
+    """Add when (``column``) and by which run a row was written."""
+    return frame.withColumns({column: F.lit(now), "run_id": F.lit(run_id)})
+
+
+def category_rows(paths: Sequence[str], version: int) -> list[tuple[object, ...]]:
+    """Return the rows of ``categories`` for a whole tree."""
+    return [
+        (version, node.category_id, node.parent_id, node.name, node.path, node.level)
+        for node in taxonomy.build_tree(paths)
+    ]

@@ -1,0 +1,60 @@
+"""What a person sees while a job works: bars and tables on standard error."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+POLL_SECONDS = 0.25
+
+
+@cache
+def console() -> Console:
+    """Return the console on standard error; standard output is kept for results."""
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; yield a function that takes how many are done so far."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console(),
+        disable=not console().is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda completed: progress.update(task, completed=completed)
+
+
+@contextmanager
+def polled_progress(description: str, total: int | None, read: Callable[[], int]) -> Iterator[None]:
+    """Show a bar that follows ``read()`` from a thread while the block works."""
+    finished = threading.Event()
+    with progress_bar(description, total) as update:
+
+        def follow() -> None:
+            while not finished.wait(POLL_SECONDS):
+                update(read())
+
+        thread = threading.Thread(target=follow, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()

@@ -1,0 +1,122 @@
+"""The only place where a Spark session is built."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from catalog_batch.config import SparkSettings
+from catalog_batch.errors import BadInputError
+from catalog_batch.progress import polled_progress
+from catalog_batch.resources import resource_folder
+
+DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
+_DELTA_JARS = (
+    "io.delta_delta-spark_2.13-4.0.1.jar",
+    "io.delta_delta-storage-4.0.1.jar",
+    "org.antlr_antlr4-runtime-4.13.1.jar",
+)
+
+# What every session needs, however it was started.
+_ALWAYS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    # Silently skipping damaged or vanished data files would lose rows.
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    # A second copy of an image task reads and decodes everything twice.
+    "spark.speculation": "false",
+}
+
+# What a session of our own gets; spark-submit's properties file says these itself.
+_LOCAL = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    # The default runs 50 tasks for each look at a table's log.
+    "spark.databricks.delta.snapshotPartitions": "2",
+}
+
+
+def ivy_jar_folder(home: Path | None = None) -> Path:
+    """Return the folder into which Spark's Ivy puts resolved JARs."""
+    return (home or Path.home()) / ".ivy2.5.2" / "jars"
+
+
+def delta_jars(folder: Path | None = None) -> list[Path]:
+    """Return Delta's JARs when they have been fetched, else an empty list."""
+    jars = [(folder or ivy_jar_folder()) / name for name in _DELTA_JARS]
+    return jars if all(jar.is_file() for jar in jars) else []
+
+
+def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
+    """Open a session with Delta; under ``spark-submit`` its properties win.
+
+    The Python workers run this same interpreter. Delta's JARs are fetched by Ivy the first time
+    and taken from its folder afterwards.
+
+    Raises:
+        BadInputError: When ``spark-submit`` started us without Delta on the class path.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder: SparkSession.Builder = SparkSession.builder.appName(app_name)  # type: ignore[assignment]
+    for key, value in _ALWAYS.items():
+        builder = builder.config(key, value)
+    is_submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not is_submitted:
+        for key, value in _own_session(settings).items():
+            builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.arrow_batch_rows)
+    if not is_submitted:
+        session.conf.set("spark.sql.shuffle.partitions", settings.shuffle_partitions)
+    _check_delta(session)
+    return session
+
+
+@contextmanager
+def spark_progress(session: SparkSession, description: str) -> Iterator[None]:
+    """Show a bar of finished tasks on a terminal while Spark works inside the block."""
+    tracker = session.sparkContext.statusTracker()
+
+    def share_done() -> int:
+        stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+        running = [stage for stage in stages if stage is not None]
+        total = sum(stage.numTasks for stage in running)
+        return 100 * sum(stage.numCompletedTasks for stage in running) // total if total else 0
+
+    with polled_progress(description, 100, share_done):
+        yield
+
+
+def _own_session(settings: SparkSettings) -> dict[str, str]:
+    jars = delta_jars()
+    log_settings = resource_folder("conf") / "spark" / "log4j2.properties"
+    return {
+        **_LOCAL,
+        "spark.master": settings.master,
+        "spark.driver.memory": settings.driver_memory,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log_settings.as_uri()}",
+        **({"spark.jars": ",".join(map(str, jars))} if jars else {}),
+        **({} if jars else {"spark.jars.packages": DELTA_PACKAGE}),
+    }
+
+
+def _check_delta(session: SparkSession) -> None:
+    try:
+        session._jvm.java.lang.Class.forName(  # type: ignore[union-attr]
+            "io.delta.sql.DeltaSparkSessionExtension",
+            True,
+            session._jvm.java.lang.Thread.currentThread().getContextClassLoader(),  # type: ignore[union-attr]
+        )
+    except Exception as error:
+        raise BadInputError(
+            "Spark has no Delta on its class path. Submit with --properties-file "
+            f"conf/spark/local.conf, or with --packages {DELTA_PACKAGE}."
+        ) from error

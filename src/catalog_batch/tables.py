@@ -1,0 +1,368 @@
+"""The warehouse: its tables, and the only code that writes them through Spark.
+
+A table is a Delta folder under the warehouse root, made from ``schemas/tables/<name>.sql``. Rows
+that come from processes without a JVM are written by ``ledger.py``.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, reduce
+
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import MapType, StructField, StructType
+
+from catalog_batch.errors import MissingTableError, SchemaMismatchError
+from catalog_batch.resources import resource_folder
+
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table by name, with its key and the columns that do not count as a change."""
+
+    name: str
+    key: tuple[str, ...]
+    stamps: tuple[str, ...] = ("run_id",)
+    """Columns that say when and by whom; a row that differs in these alone is left as it is."""
+    kept: tuple[str, ...] = ()
+    """Columns whose first value stays when the row is updated."""
+
+    @cached_property
+    def ddl(self) -> str:
+        """The text of ``schemas/tables/<name>.sql``."""
+        path = resource_folder("schemas") / "tables" / f"{self.name}.sql"
+        return path.read_text(encoding="utf-8")
+
+    @cached_property
+    def schema(self) -> StructType:
+        """The columns as the DDL declares them; needs an active Spark context."""
+        columns = self.ddl.split("(\n", 1)[1].split("\n) USING DELTA", 1)[0]
+        schema: StructType = StructType.fromDDL(columns)
+        return schema
+
+    @property
+    def columns(self) -> list[str]:
+        """Column names in the order of the DDL."""
+        return self.schema.fieldNames()
+
+
+PRODUCTS = Table("products", ("product_id",), stamps=("updated_at", "run_id"))
+PRODUCT_IMAGES = Table(
+    "product_images", ("product_id", "source_uri"), stamps=("updated_at", "run_id")
+)
+IMAGES = Table("images", ("image_id",), stamps=("ingested_at", "run_id"))
+REJECTED_IMAGES = Table(
+    "rejected_images",
+    ("product_id", "source_uri"),
+    stamps=("last_seen_at", "run_id"),
+    kept=("first_seen_at",),
+)
+CATEGORIES = Table("categories", ("taxonomy_version", "category_id"), stamps=())
+LABELS = Table("labels", ("product_id", "source"), stamps=("labelled_at", "run_id"))
+TRAINING_EXAMPLES = Table("training_examples", ("image_id", "product_id"), stamps=())
+IMAGE_PREDICTIONS = Table(
+    "image_predictions", ("image_id", "model_name", "model_version"), stamps=("scored_at", "run_id")
+)
+PRODUCT_PREDICTIONS = Table(
+    "product_predictions",
+    ("product_id",),
+    stamps=("predicted_at", "run_id", "images_version"),
+)
+MODELS = Table("models", ("model_name", "version"), stamps=("registered_at", "run_id"))
+RUN_LOG = Table("run_log", ("run_id",), stamps=())
+
+ALL_TABLES = (
+    PRODUCTS,
+    PRODUCT_IMAGES,
+    IMAGES,
+    REJECTED_IMAGES,
+    CATEGORIES,
+    LABELS,
+    TRAINING_EXAMPLES,
+    IMAGE_PREDICTIONS,
+    PRODUCT_PREDICTIONS,
+    MODELS,
+    RUN_LOG,
+)
+VIEWS = (
+    "current_predictions",
+    "category_counts",
+    "review_queue",
+    "rejections_by_reason",
+    "nightly_runs",
+)
+
+
+@contextmanager
+def cached(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a frame's rows while the block uses them more than once.
+
+    A cached frame that outlives the tables it was made from breaks later writes to them: Spark
+    plans it anew after each commit.
+    """
+    frame.persist()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
+
+
+class Warehouse:
+    """The Delta tables under one root folder or URI."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        """Open the warehouse at ``root``; nothing is created yet."""
+        self.spark = spark
+        self.root = root.rstrip("/")
+
+    def path(self, table: Table) -> str:
+        """Return the folder or URI of a table."""
+        return f"{self.root}/{table.name}"
+
+    def exists(self, table: Table) -> bool:
+        """Return whether the table has been created."""
+        return DeltaTable.isDeltaTable(self.spark, self.path(table))
+
+    def create(self, *tables: Table) -> None:
+        """Create the tables that are missing, and add columns that their DDL has gained.
+
+        Raises:
+            SchemaMismatchError: When a stored column has another type than its DDL says.
+        """
+        for table in tables:
+            if self.exists(table):
+                self._evolve(table)
+            else:
+                target = f"CREATE TABLE IF NOT EXISTS {_quoted_path(self.path(table))} ("
+                self.spark.sql(re.sub(r"^CREATE TABLE \w+ \(", lambda _: target, table.ddl))
+
+    def read(self, table: Table, version: int | None = None) -> DataFrame:
+        """Read a table, as of ``version`` if one is given.
+
+        Raises:
+            MissingTableError: When the table has not been created.
+        """
+        if not self.exists(table):
+            raise MissingTableError(
+                f"Table {table.name!r} is not in the warehouse {self.root!r}. "
+                "Run the job that writes it first, or check --warehouse."
+            )
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.path(table))
+
+    def version(self, table: Table) -> int:
+        """Return the newest version of a table."""
+        return int(self._last_commit(table)["version"])
+
+    def last_user_metadata(self, table: Table) -> dict[str, str]:
+        """Return what the newest commit was stamped with, empty when it was not by us."""
+        text = self._last_commit(table)["userMetadata"]
+        try:
+            return dict(json.loads(text or "{}"))
+        except json.JSONDecodeError:
+            return {}
+
+    @contextmanager
+    def stamped(self, **metadata: str) -> Iterator[None]:
+        """Stamp every commit made inside the block, so that it can be traced to its run."""
+        self.spark.conf.set(_USER_METADATA, json.dumps(metadata, sort_keys=True))
+        try:
+            yield
+        finally:
+            self.spark.conf.unset(_USER_METADATA)
+
+    def conform(self, frame: DataFrame, table: Table) -> DataFrame:
+        """Select and cast the table's columns, in its order; other columns are dropped.
+
+        Raises:
+            SchemaMismatchError: When columns are missing.
+        """
+        missing = [name for name in table.columns if name not in frame.columns]
+        if missing:
+            raise SchemaMismatchError(
+                f"Cannot write to {table.name!r}: columns {missing} are missing from "
+                f"{frame.columns}. Add them in the pipeline, or change "
+                f"schemas/tables/{table.name}.sql."
+            )
+        return frame.select(
+            *[F.col(f.name).cast(f.dataType).alias(f.name) for f in table.schema.fields]
+        )
+
+    def upsert(self, frame: DataFrame, table: Table) -> int:
+        """MERGE rows by key; return how many were inserted or changed.
+
+        A row that equals the stored one but for its stamps is not written, so the same frame twice
+        makes no second version. ``frame`` must hold each key once.
+        """
+        with cached(self._changes(self.conform(frame, table), table)) as changes:
+            if changes.isEmpty():
+                return 0
+            updates = {
+                name: F.col(f"source.{name}") for name in table.columns if name not in table.kept
+            }
+            return self._merge(
+                self._target(table)
+                .merge(changes.alias("source"), _same_key(table))
+                .whenMatchedUpdate(set=updates)
+                .whenNotMatchedInsertAll()
+                .execute()
+            )
+
+    def insert_new(self, frame: DataFrame, table: Table) -> int:
+        """MERGE only the rows whose key is not stored yet; return how many."""
+        return self._merge(
+            self._target(table)
+            .merge(self.conform(frame, table).alias("source"), _same_key(table))
+            .whenNotMatchedInsertAll()
+            .execute()
+        )
+
+    def delete(self, keys: DataFrame, table: Table) -> int:
+        """Delete the rows whose key is in ``keys``; return how many."""
+        doomed = keys.select(*table.key).distinct()
+        stored = self.read(table).select(*table.key)
+        # Even a MERGE that deletes nothing commits a version.
+        if stored.join(doomed, [*table.key], "left_semi").isEmpty():
+            return 0
+        return self._merge(
+            self._target(table)
+            .merge(doomed.alias("source"), _same_key(table))
+            .whenMatchedDelete()
+            .execute()
+        )
+
+    def overwrite(self, frame: DataFrame, table: Table) -> None:
+        """Replace the whole table by ``frame`` in one version."""
+        self.conform(frame, table).write.format("delta").mode("overwrite").save(self.path(table))
+
+    def append(self, frame: DataFrame, table: Table) -> None:
+        """Append rows whose keys are known to be new."""
+        self.conform(frame, table).write.format("delta").mode("append").save(self.path(table))
+
+    @contextmanager
+    def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
+        """Write ``frame`` once to ``_staging/<name>`` and read it back; removed at the end.
+
+        Work that must not run twice (reading images, calling a model) goes through here: a MERGE
+        may evaluate its source more than once.
+        """
+        path = f"{self.root}/_staging/{name}"
+        try:
+            frame.write.format("delta").mode("overwrite").save(path)
+            yield self.spark.read.format("delta").load(path)
+        finally:
+            self._remove(path)
+
+    def clear_staging(self, prefix: str) -> None:
+        """Remove what runs of a job that were killed left behind; call it holding the job's lock."""
+        folder = self._hadoop_path(f"{self.root}/_staging")
+        files = folder.getFileSystem(self.spark._jsc.hadoopConfiguration())
+        if files.exists(folder):
+            for status in files.listStatus(folder):
+                if status.getPath().getName().startswith(prefix):
+                    files.delete(status.getPath(), True)
+
+    def register(self) -> list[str]:
+        """Register every table and view by name in this session; return the names."""
+        names = []
+        for table in ALL_TABLES:
+            if self.exists(table):
+                location = self.path(table).replace("'", "\\'")
+                self.spark.sql(
+                    f"CREATE TABLE IF NOT EXISTS {table.name} USING DELTA LOCATION '{location}'"
+                )
+                names.append(table.name)
+        if len(names) == len(ALL_TABLES):
+            for view in VIEWS:
+                query = (resource_folder("schemas") / "views" / f"{view}.sql").read_text("utf-8")
+                self.spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW {view} AS {query}")
+                names.append(view)
+        return names
+
+    def _changes(self, source: DataFrame, table: Table) -> DataFrame:
+        # A MERGE whose update condition never holds still commits a version, hence this join.
+        stored = self.read(table).withColumn("_is_stored", F.lit(True))
+        is_new = F.col("target._is_stored").isNull()
+        return (
+            source.alias("source")
+            .join(stored.alias("target"), _same_key(table), "left")
+            .where(is_new | _differs(table))
+            .select("source.*")
+        )
+
+    def _target(self, table: Table) -> DeltaTable:
+        return DeltaTable.forPath(self.spark, self.path(table)).alias("target")
+
+    def _last_commit(self, table: Table) -> dict[str, str]:
+        row = DeltaTable.forPath(self.spark, self.path(table)).history(1).collect()[0]
+        return row.asDict()
+
+    def _evolve(self, table: Table) -> None:
+        stored = {field.name: field for field in self.read(table).schema.fields}
+        changed = [
+            f"{field.name} is {stored[field.name].dataType.simpleString()}, "
+            f"not {field.dataType.simpleString()}"
+            for field in table.schema.fields
+            if field.name in stored and field.dataType != stored[field.name].dataType
+        ]
+        if changed:
+            raise SchemaMismatchError(
+                f"Stored table {table.name!r} differs from its DDL: {'; '.join(changed)}. "
+                f"Rewrite the table, or restore schemas/tables/{table.name}.sql."
+            )
+        added = [field for field in table.schema.fields if field.name not in stored]
+        if added:
+            columns = ", ".join(_column_ddl(field) for field in added)
+            self.spark.sql(f"ALTER TABLE {_quoted_path(self.path(table))} ADD COLUMNS ({columns})")
+
+    @staticmethod
+    def _merge(metrics: DataFrame) -> int:
+        return int(metrics.collect()[0]["num_affected_rows"])
+
+    def _remove(self, path: str) -> None:
+        folder = self._hadoop_path(path)
+        folder.getFileSystem(self.spark._jsc.hadoopConfiguration()).delete(folder, True)
+
+    def _hadoop_path(self, path: str):  # type: ignore[no-untyped-def]  # a JVM object
+        return self.spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
+
+
+def _quoted_path(path: str) -> str:
+    return "delta.`" + path.replace("`", "``") + "`"
+
+
+def _column_ddl(field: StructField) -> str:
+    comment = field.metadata.get("comment", "").replace("'", "\\'")
+    return f"`{field.name}` {field.dataType.simpleString()} COMMENT '{comment}'"
+
+
+def _same_key(table: Table) -> Column:
+    return reduce(
+        Column.__and__, [F.col(f"target.{name}") == F.col(f"source.{name}") for name in table.key]
+    )
+
+
+def _differs(table: Table) -> Column:
+    """Return whether a matched pair differs in a column that is neither key, stamp nor kept."""
+    ignored = {*table.key, *table.stamps, *table.kept}
+    differences = [
+        ~_comparable(field, "target").eqNullSafe(_comparable(field, "source"))
+        for field in table.schema.fields
+        if field.name not in ignored
+    ]
+    return reduce(Column.__or__, differences, F.lit(False))
+
+
+def _comparable(field: StructField, side: str) -> Column:
+    column = F.col(f"{side}.{field.name}")
+    # Spark does not compare maps; their entries, sorted, it does.
+    is_map = isinstance(field.dataType, MapType)
+    return F.sort_array(F.map_entries(column)) if is_map else column
