@@ -138,8 +138,9 @@ class TrainSettings(_Section):
     max_failures: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint before a run is given up."""
 
-    reader_threads: int = Field(default=2, ge=1, le=64)
-    """Petastorm threads reading row groups in a worker."""
+    reader_threads: int = Field(default=1, ge=1, le=64)
+    """Petastorm threads reading row groups in a worker; more than 1 hide a slow storage's delay
+    and give up the repeatable order of rows."""
 
     decode_threads: int = Field(default=2, ge=1, le=64)
     """Threads decoding JPEGs in a worker."""
@@ -176,11 +177,35 @@ class Settings(_Section):
     warehouse: str = "warehouse"
     """Folder or URI of the Delta tables, one folder a table."""
 
+    registry: str = ""
+    """Folder of the model registry; empty puts it in the warehouse folder, as ``_registry``."""
+
+    runs: str = ""
+    """Folder of training runs (checkpoints), mounted on all Ray nodes; empty: ``_runs`` there."""
+
     spark: SparkSettings = SparkSettings()
     ingest: IngestSettings = IngestSettings()
     training_set: TrainingSetSettings = TrainingSetSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
+
+    @property
+    def registry_folder(self) -> Path:
+        """Where models are registered."""
+        return self._beside_tables(self.registry, "registry")
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where training runs keep their checkpoints."""
+        return self._beside_tables(self.runs, "runs")
+
+    def _beside_tables(self, folder: str, name: str) -> Path:
+        if not folder and "://" in self.warehouse:
+            raise ConfigError(
+                f"The warehouse {self.warehouse!r} is no local folder, so {name!r} must be set: "
+                f"--set {name}=/a/shared/folder."
+            )
+        return Path(folder or f"{self.warehouse}/_{name}")
 
 
 def load_settings(

@@ -21,7 +21,9 @@ def exists(root: str, table: str) -> bool:
     return DeltaTable.is_deltatable(f"{root}/{table}")
 
 
-def upsert_rows(root: str, table: str, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def upsert_rows(
+    root: str, table: str, key: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
     """MERGE rows by key into a table; columns that a row does not name become null.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a person sees while a job works: bars and tables on standard error."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 
@@ -14,6 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 POLL_SECONDS = 0.25
 
@@ -58,3 +59,13 @@ def polled_progress(description: str, total: int | None, read: Callable[[], int]
         finally:
             finished.set()
             thread.join()
+
+
+def counts_table(title: str, counts: Mapping[str, int]) -> Table:
+    """Return a table of names and counts, for a console."""
+    table = Table(title=title, title_justify="left", show_header=False, show_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in counts.items():
+        table.add_row(name.replace("_", " "), f"{count:,}")
+    return table

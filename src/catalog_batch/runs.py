@@ -91,11 +91,8 @@ class Run:
 
     def row(self) -> dict[str, Any]:
         """Return the run as a row of ``run_log``."""
-        names = (
-            "run_id job status exit_code rows_in rows_out counts rejected images_per_second "
-            "table_versions config_hash error started_at finished_at"
-        ).split()
-        return {name: getattr(self, name) for name in names}
+        not_logged = {"details"}
+        return {name: value for name, value in vars(self).items() if name not in not_logged}
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
         BadInputError: When ``spark-submit`` started us without Delta on the class path.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder: SparkSession.Builder = SparkSession.builder.appName(app_name)  # type: ignore[assignment]
+    builder: SparkSession.Builder = SparkSession.builder.appName(app_name)
     for key, value in _ALWAYS.items():
         builder = builder.config(key, value)
     is_submitted = "PYSPARK_GATEWAY_PORT" in os.environ

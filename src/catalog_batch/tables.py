@@ -5,19 +5,21 @@ that come from processes without a JVM are written by ``ledger.py``.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import cast
 
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import MapType, StructField, StructType
 
+from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
+from catalog_batch.spark import build_session
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
@@ -43,8 +45,7 @@ class Table:
     def schema(self) -> StructType:
         """The columns as the DDL declares them; needs an active Spark context."""
         columns = self.ddl.split("(\n", 1)[1].split("\n) USING DELTA", 1)[0]
-        schema: StructType = StructType.fromDDL(columns)
-        return schema
+        return cast(StructType, StructType.fromDDL(columns))
 
     @property
     def columns(self) -> list[str]:
@@ -113,6 +114,16 @@ def cached(frame: DataFrame) -> Iterator[DataFrame]:
         frame.unpersist()
 
 
+@contextmanager
+def open_warehouse(settings: Settings, app_name: str) -> Iterator["Warehouse"]:
+    """Open the configured warehouse in a Spark session of its own, stopped at the end."""
+    spark = build_session(settings.spark, f"catalog-batch {app_name}")
+    try:
+        yield Warehouse(spark, settings.warehouse)
+    finally:
+        spark.stop()
+
+
 class Warehouse:
     """The Delta tables under one root folder or URI."""
 
@@ -139,8 +150,7 @@ class Warehouse:
             if self.exists(table):
                 self._evolve(table)
             else:
-                target = f"CREATE TABLE IF NOT EXISTS {_quoted_path(self.path(table))} ("
-                self.spark.sql(re.sub(r"^CREATE TABLE \w+ \(", lambda _: target, table.ddl))
+                self.spark.sql(_creation(table, self.path(table)))
 
     def read(self, table: Table, version: int | None = None) -> DataFrame:
         """Read a table, as of ``version`` if one is given.
@@ -148,18 +158,19 @@ class Warehouse:
         Raises:
             MissingTableError: When the table has not been created.
         """
-        if not self.exists(table):
-            raise MissingTableError(
-                f"Table {table.name!r} is not in the warehouse {self.root!r}. "
-                "Run the job that writes it first, or check --warehouse."
-            )
+        self._require(table)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
         return reader.load(self.path(table))
 
     def version(self, table: Table) -> int:
-        """Return the newest version of a table."""
+        """Return the newest version of a table.
+
+        Raises:
+            MissingTableError: When the table has not been created.
+        """
+        self._require(table)
         return int(self._last_commit(table)["version"])
 
     def last_user_metadata(self, table: Table) -> dict[str, str]:
@@ -205,7 +216,7 @@ class Warehouse:
         with cached(self._changes(self.conform(frame, table), table)) as changes:
             if changes.isEmpty():
                 return 0
-            updates = {
+            updates: dict[str, str | Column] = {
                 name: F.col(f"source.{name}") for name in table.columns if name not in table.kept
             }
             return self._merge(
@@ -262,7 +273,7 @@ class Warehouse:
             self._remove(path)
 
     def clear_staging(self, prefix: str) -> None:
-        """Remove what runs of a job that were killed left behind; call it holding the job's lock."""
+        """Remove what killed runs of a job left behind; call it holding the job's lock."""
         folder = self._hadoop_path(f"{self.root}/_staging")
         files = folder.getFileSystem(self.spark._jsc.hadoopConfiguration())
         if files.exists(folder):
@@ -286,6 +297,13 @@ class Warehouse:
                 self.spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW {view} AS {query}")
                 names.append(view)
         return names
+
+    def _require(self, table: Table) -> None:
+        if not self.exists(table):
+            raise MissingTableError(
+                f"Table {table.name!r} is not in the warehouse {self.root!r}. "
+                "Run the job that writes it first, or check --warehouse."
+            )
 
     def _changes(self, source: DataFrame, table: Table) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.
@@ -333,6 +351,11 @@ class Warehouse:
 
     def _hadoop_path(self, path: str):  # type: ignore[no-untyped-def]  # a JVM object
         return self.spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
+
+
+def _creation(table: Table, path: str) -> str:
+    columns = table.ddl.removeprefix(f"CREATE TABLE {table.name} ")
+    return f"CREATE TABLE IF NOT EXISTS {_quoted_path(path)} {columns}"
 
 
 def _quoted_path(path: str) -> str:

@@ -149,9 +149,7 @@ def _stored(image: StoredImage, image_id: str, file: SourceFile) -> dict[str, An
     return _located(file) | {"outcome": STORED, "image_id": image_id, **vars(image)}
 
 
-def _rejected(
-    rejection: Rejection, row: dict[str, Any], file: SourceFile | None
-) -> dict[str, Any]:
+def _rejected(rejection: Rejection, row: dict[str, Any], file: SourceFile | None) -> dict[str, Any]:
     # What has no file has nothing that could change: the same finding again is no new attempt.
     is_same_finding = file is None and row["known_reason"] == rejection.reason
     return _located(file) | {

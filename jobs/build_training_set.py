@@ -1,0 +1,6 @@
+"""Write a training set version: ``catalog-batch build-training-set`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("build-training-set")

@@ -1,0 +1,6 @@
+"""Check this machine: ``catalog-batch doctor`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("doctor")

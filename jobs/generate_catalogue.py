@@ -1,0 +1,6 @@
+"""Draw a synthetic catalogue: ``catalog-batch generate`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("generate")

@@ -1,0 +1,6 @@
+"""Make a manifest from a folder: ``catalog-batch manifest`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("manifest")

@@ -1,0 +1,6 @@
+"""Query the warehouse: ``catalog-batch sql`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("sql")

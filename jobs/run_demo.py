@@ -1,0 +1,6 @@
+"""Run the whole line on a synthetic catalogue: ``catalog-batch demo`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("demo")

@@ -1,0 +1,6 @@
+"""Train and register a classifier: ``catalog-batch train`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("train")

@@ -1,0 +1,362 @@
+"""The command line: every verb, its options and its exit code.
+
+Standard output carries results alone: a query's rows, or the one JSON status line of a job.
+Everything for a person goes to standard error.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from catalog_batch import logs
+from catalog_batch.config import Settings, load_settings
+from catalog_batch.errors import CatalogBatchError
+from catalog_batch.progress import console, counts_table, progress_bar
+from catalog_batch.resources import resource_folder
+from catalog_batch.runs import Run, open_run
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="catalog-batch",
+    help="Give millions of product photos a category by the morning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 published, 10 nothing to do, 20 bad input, 30 gate refused, "
+    "40 model refused, 75 another run holds the lock, 1 crash.",
+)
+
+Warehouse = Annotated[
+    str | None,
+    typer.Option("--warehouse", "-w", help="Folder or URI of the tables.", metavar="DIR"),
+]
+Profile = Annotated[
+    str, typer.Option(help="Settings file of conf/ to use: local or production.", metavar="NAME")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting, as section.key=value.", metavar="KEY=VALUE"),
+]
+LogFormat = Annotated[
+    Literal["auto", "text", "json"],
+    typer.Option(help="How to log to standard error; auto is text on a terminal."),
+]
+
+
+def main(verb: str | None = None) -> None:
+    """Run the command line; a job script passes its verb."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    app([verb, *sys.argv[1:]] if verb else None)
+
+
+@app.command(epilog="Example: catalog-batch ingest manifest.csv --images photos/")
+def ingest(
+    manifest: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet file.")],
+    images: Annotated[str, typer.Option(help="Folder or URI that every image lies under.")],
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Read, check and store the images of a manifest; every row gets one outcome."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.ingest.pipeline import ingest_catalogue
+        from catalog_batch.tables import open_warehouse
+
+        with open_warehouse(settings, "ingest") as tables:
+            ingest_catalogue(tables, manifest, images, settings.ingest, run)
+
+    _run_job("ingest", work, warehouse, profile, overrides, log_format)
+
+
+@app.command(epilog="Example: catalog-batch build-training-set --set training_set.seed=3")
+def build_training_set(
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Join labels with images, split them by product, and write one table version."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.tables import open_warehouse
+        from catalog_batch.training_set.pipeline import build_training_set
+
+        with open_warehouse(settings, "build-training-set") as tables:
+            build_training_set(tables, settings.training_set, run)
+
+    _run_job("build-training-set", work, warehouse, profile, overrides, log_format)
+
+
+@app.command(
+    epilog="Example: catalog-batch train --set train.architecture=mobilenet_v2 "
+    "--set train.weights=mobilenet_v2.pth --set train.epochs=5"
+)
+def train(
+    table_version: Annotated[
+        int | None, typer.Option(help="Version of training_examples; the newest unless given.")
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option(help="Training run to start, or to go on with.", metavar="NAME")
+    ] = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Fine-tune a classifier over Ray workers and register it; the first becomes champion."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.train.pipeline import train_and_register
+
+        train_and_register(settings, run, table_version, run_name, tell_epoch)
+
+    _run_job("train", work, warehouse, profile, overrides, log_format)
+
+
+@app.command(epilog="Example: catalog-batch score --model catalogue@champion")
+def score(
+    model: Annotated[
+        str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION.", metavar="MODEL")
+    ] = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Predict a category for every product; only images new to the model are scored."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.modeling.bundle import check_bundle
+        from catalog_batch.registry import Registry
+        from catalog_batch.score.pipeline import score_catalogue
+        from catalog_batch.tables import open_warehouse
+
+        # A damaged model is refused before Spark takes its time to start.
+        resolved = Registry(settings.registry_folder).resolve(settings.score.model)
+        spec = check_bundle(resolved.bundle_folder)
+        with open_warehouse(settings, "score") as tables:
+            score_catalogue(tables, resolved, spec, settings.score, run)
+
+    named = [f"score.model={model}"] if model else []
+    _run_job("score", work, warehouse, profile, [*(overrides or []), *named], log_format)
+
+
+@app.command(
+    epilog='Example: catalog-batch sql "SELECT category_path, count(*) FROM current_predictions '
+    'GROUP BY 1 ORDER BY 2 DESC"'
+)
+def sql(
+    query: Annotated[str, typer.Argument(help="One reading statement; every table has its name.")],
+    style: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to print the rows.")
+    ] = "table",
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Query the warehouse in SQL."""
+
+    def work() -> None:
+        from catalog_batch.queries import format_rows, run_query
+        from catalog_batch.tables import open_warehouse
+
+        settings = _settings(warehouse, profile, overrides)
+        with open_warehouse(settings, "sql") as tables:
+            print(format_rows(*run_query(tables, query), style))
+
+    _run_plain(work, log_format)
+
+
+@app.command(epilog="Example: catalog-batch manifest photos/ --output manifest.csv")
+def manifest(
+    folder: Annotated[Path, typer.Argument(help="Class folders, or files and metadata.csv.")],
+    output: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("manifest.csv"),
+    log_format: LogFormat = "auto",
+) -> None:
+    """Make a manifest from class folders, or from metadata.csv or metadata.jsonl."""
+
+    def work() -> None:
+        from catalog_batch.ingest.manifest_files import write_manifest
+
+        rows = write_manifest(folder, output)
+        console().print(
+            f"{rows:,} rows in {output}. Next: catalog-batch ingest {output} --images {folder}"
+        )
+
+    _run_plain(work, log_format)
+
+
+@app.command(epilog="Example: catalog-batch generate catalogue/ --products 1000 --seed 7")
+def generate(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to make; refused if it holds other files.")
+    ],
+    products: Annotated[int, typer.Option(help="Products to draw, 1 to 3 images each.", min=1)] = (
+        1000
+    ),
+    seed: Annotated[int, typer.Option(help="The same seed draws the same files.", min=0)] = 7,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that draw; all cores unless given.", min=1)
+    ] = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Draw a synthetic catalogue with known labels, bad images and duplicates."""
+
+    def work() -> None:
+        from catalog_batch.demo.catalogue import generate_catalogue
+
+        with progress_bar("drawing products", products) as update:
+            drawn = 0
+
+            def advance(count: int) -> None:
+                nonlocal drawn
+                drawn += count
+                update(drawn)
+
+            summary = generate_catalogue(
+                folder, products, seed, workers=workers, on_progress=advance
+            )
+        console().print(
+            f"{summary.products:,} products, {summary.manifest_rows:,} images in {folder}. Next: "
+            f"catalog-batch ingest {folder}/manifest.csv --images {folder}/images"
+        )
+
+    _run_plain(work, log_format)
+
+
+@app.command(epilog="Example: catalog-batch demo --products 300")
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("demo"),
+    products: Annotated[int, typer.Option(help="Products to draw.", min=50)] = 800,
+    seed: Annotated[int, typer.Option(help="Of the catalogue.", min=0)] = 7,
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Run the whole line on a synthetic catalogue: draw, ingest, train, score, query."""
+
+    def work() -> None:
+        from catalog_batch.demo.walkthrough import demo_overrides, run_demo
+
+        settings = _settings(
+            str(folder / "warehouse"), "local", [*demo_overrides(), *(overrides or [])]
+        )
+        run_demo(folder, products, seed, settings, utc_now)
+
+    _run_plain(work, log_format)
+
+
+@app.command(epilog="Example: catalog-batch doctor --fetch-jars")
+def doctor(
+    fetch_jars: Annotated[
+        bool, typer.Option("--fetch-jars", help="Fetch Delta's JARs if they are missing.")
+    ] = False,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Check this machine and say how to mend what is wrong; exit 20 if anything is."""
+
+    def work() -> None:
+        from catalog_batch.doctor import examine, fetch_delta_jars
+
+        settings = _settings(warehouse, profile, overrides)
+        if fetch_jars:
+            fetch_delta_jars(settings.spark)
+        if not examine(settings, console()):
+            raise typer.Exit(20)
+
+    _run_plain(work, log_format)
+
+
+def utc_now() -> datetime:
+    """Return the time, UTC; the one place that reads the clock."""
+    return datetime.now(UTC)
+
+
+def tell_epoch(event: dict[str, Any]) -> None:
+    """Print one line an epoch."""
+    if event["event"] == "epoch":
+        console().print(
+            f"epoch {event['epoch'] + 1}: "
+            f"loss {event['train_loss']:.3f}, validation loss {event['validation_loss']:.3f}, "
+            f"validation accuracy {event['validation_accuracy']:.3f}, "
+            f"{event['images_per_second']:.0f} images/s, "
+            f"{event['wait_share']:.0%} waiting" + (" (best)" if event["improved"] else "")
+        )
+    else:
+        logger.info("training: %s", event)
+
+
+def _settings(warehouse: str | None, profile: str, overrides: list[str] | None) -> Settings:
+    folder = resource_folder("conf")
+    named = [f"warehouse={warehouse}"] if warehouse else []
+    settings = load_settings(
+        [folder / "base.toml", folder / f"{profile}.toml"],
+        os.environ,
+        [*(overrides or []), *named],
+    )
+    if "://" in settings.warehouse:
+        return settings
+    # Ray workers have a working directory of their own.
+    return settings.model_copy(update={"warehouse": os.path.abspath(settings.warehouse)})
+
+
+def _run_job(
+    job: str,
+    work: Callable[[Settings, Run], None],
+    warehouse: str | None,
+    profile: str,
+    overrides: list[str] | None,
+    log_format: str,
+) -> None:
+    """Run a job inside its run; print its status line; exit with its code."""
+    _configure_logs(log_format)
+    run = Run(run_id="", job=job, started_at=utc_now(), config_hash="")
+    try:
+        settings = _settings(warehouse, profile, overrides)
+        with open_run(job, settings, utc_now) as run:
+            work(settings, run)
+    except CatalogBatchError as error:
+        _refuse(error, run)
+    except Exception:
+        logger.exception("%s crashed", job)
+        run.error = run.error or "crashed before it began"
+    if console().is_terminal:
+        console().print(counts_table(f"{job}: {run.status}", {**run.counts, **run.rejected}))
+    print(run.status_line(), flush=True)
+    raise typer.Exit(run.exit_code)
+
+
+def _refuse(error: CatalogBatchError, run: Run) -> None:
+    console().print(f"[bold red]{type(error).__name__}[/]: ", end="")
+    console().print(str(error), markup=False, highlight=False, soft_wrap=True)
+    run.exit_code = error.exit_code
+    run.error = run.error or str(error).splitlines()[0]
+
+
+def _run_plain(work: Callable[[], None], log_format: str) -> None:
+    """Run a verb that is no job: no lock, no row, no status line."""
+    _configure_logs(log_format)
+    try:
+        work()
+    except CatalogBatchError as error:
+        _refuse(error, Run(run_id="", job="", started_at=utc_now(), config_hash=""))
+        raise typer.Exit(error.exit_code) from error
+
+
+def _configure_logs(log_format: str) -> None:
+    is_json = log_format == "json" or (log_format == "auto" and not console().is_terminal)
+    logs.configure(json_lines=is_json)

@@ -1,0 +1,1 @@
+"""A synthetic product catalogue, and a walk through the whole pipeline with it."""

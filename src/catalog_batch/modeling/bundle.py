@@ -1,0 +1,223 @@
+"""A model with everything needed to use it, in a folder that is checked before it is trusted.
+
+::
+
+    model.safetensors   the weights
+    model.json          what ``BundleSpec`` holds, with ``format_version``
+    golden.npz          pictures (``inputs``) and the logits they must give (``logits``)
+    MANIFEST.sha256     the checksums of the three; its own is the bundle's digest
+
+Nothing here is a pickle, and nothing is parsed before its checksum has been compared.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from catalog_batch.errors import BadInputError
+from catalog_batch.modeling.manifest import refusal, verify_manifest, write_manifest
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.spec import BundleSpec, ClassLabel
+
+__all__ = [
+    "Bundle",
+    "BundleSpec",
+    "ClassLabel",
+    "check_bundle",
+    "load_bundle",
+    "write_bundle",
+]
+
+WEIGHTS, SPEC, GOLDEN = "model.safetensors", "model.json", "golden.npz"
+MAX_GOLDEN_IMAGES = 16
+
+GOLDEN_TOLERANCE = 1e-3
+"""Largest difference from a golden logit, as a share of the largest golden logit.
+
+Another memory layout or batch adds in another order, which moved float32 logits by at most 3e-6
+of the largest where it was tried; bfloat16 by 3e-3 to 1e-2, swapped channels by much more.
+"""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model that passed every check, in eval mode."""
+
+    network: nn.Module
+    spec: BundleSpec
+    digest: str
+    """SHA-256 of ``MANIFEST.sha256``."""
+
+
+def write_bundle(
+    folder: Path, network: nn.Module, spec: BundleSpec, golden_images: npt.NDArray[np.uint8]
+) -> str:
+    """Write a bundle, load it back with every check, and only then give it its name.
+
+    Args:
+        folder: Must not exist; appears complete or not at all.
+        network: Built by ``build_network`` for ``spec``, without a data parallel wrapper; on any
+            device, left as it is.
+        spec: What ``model.json`` will say.
+        golden_images: uint8 [N, side, side, 3], decoded by ``spec.preprocessing``; 1 to 16.
+
+    Returns:
+        The bundle's digest.
+
+    Raises:
+        BadInputError: When the folder exists or the golden pictures have another shape.
+        ModelRefusedError: When the bundle cannot be loaded: the network is not the one that
+            ``spec`` describes, or has weights that are not finite.
+    """
+    if folder.exists():
+        raise BadInputError(f"{str(folder)!r} exists. Give each bundle a folder of its own.")
+    side, count = spec.preprocessing.side, len(golden_images)
+    if golden_images.shape != (count, side, side, 3) or not 1 <= count <= MAX_GOLDEN_IMAGES:
+        raise BadInputError(
+            f"Golden images have shape {golden_images.shape}. "
+            f"Give 1 to {MAX_GOLDEN_IMAGES} of ({side}, {side}, 3)."
+        )
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        partial = Path(temporary) / folder.name
+        partial.mkdir()
+        logits = _logits(_network_with(tensors, spec, folder), spec, golden_images)
+        (partial / SPEC).write_text(json.dumps(spec.to_json(), indent=2) + "\n", encoding="utf-8")
+        safetensors.torch.save_file(tensors, partial / WEIGHTS)
+        # safetensors lets only the owner read its files; scorers may run as somebody else.
+        (partial / WEIGHTS).chmod((partial / SPEC).stat().st_mode)
+        np.savez(partial / GOLDEN, inputs=golden_images, logits=logits)
+        digest = write_manifest(partial)
+        load_bundle(partial)
+        partial.rename(folder)
+    return digest
+
+
+def check_bundle(folder: Path) -> BundleSpec:
+    """Compare the checksums and read ``model.json``: a fast refusal, before anything starts.
+
+    Raises:
+        ModelRefusedError: Naming the folder, what is wrong and what to do.
+    """
+    verify_manifest(folder, (WEIGHTS, SPEC, GOLDEN))
+    return _read_spec(folder)
+
+
+def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
+    """Load a bundle after checking, in this order, all that can be wrong with it.
+
+    Files and checksums, before anything is parsed; ``model.json``; names, types and shapes of
+    the weights; that they are finite; that the golden pictures give the golden logits, which is
+    tried on the CPU, where results do not depend on a device's fast approximations.
+
+    Raises:
+        ModelRefusedError: Naming the folder, what is wrong and what to do.
+    """
+    digest = verify_manifest(folder, (WEIGHTS, SPEC, GOLDEN))
+    spec = _read_spec(folder)
+    network = _network_with(_read_weights(folder), spec, folder)
+    _refuse_other_logits(network, spec, folder)
+    return Bundle(network.to(device), spec, digest)
+
+
+def _read_spec(folder: Path) -> BundleSpec:
+    try:
+        return BundleSpec.from_json(json.loads((folder / SPEC).read_bytes()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise refusal(
+            folder,
+            f"{SPEC} is not a model's description: {type(error).__name__} {error}",
+            "Load it with the release that wrote it, or train a new one.",
+        ) from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(folder / WEIGHTS)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise refusal(folder, f"{WEIGHTS} is not in the safetensors format: {error}") from error
+
+
+def _network_with(tensors: Mapping[str, Tensor], spec: BundleSpec, folder: Path) -> nn.Module:
+    """Build the network that ``spec`` describes, on the CPU, with these weights."""
+    try:
+        network = build_network(
+            spec.architecture, len(spec.classes), image_side=spec.preprocessing.side
+        )
+    except BadInputError as error:
+        raise refusal(folder, f"{SPEC} names a network that cannot be built: {error}") from error
+    own = network.state_dict()
+    problems = _differences(own, tensors)
+    if problems:
+        raise refusal(
+            folder,
+            f"the weights are not those of {spec.architecture} with {len(spec.classes)} classes: "
+            f"{'; '.join(problems[:3])} ({len(problems)} in all)",
+        )
+    infinite = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if infinite:
+        raise refusal(folder, f"{infinite[:3]} hold values that are not finite")
+    # Copied and not given to load_state_dict, whose hooks read versions that safetensors lacks.
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+    return network.eval()
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"{name} is missing" for name in own if name not in given]
+    unknown = [f"{name} is unknown" for name in given if name not in own]
+    other = [
+        f"{name} is {given[name].dtype} {tuple(given[name].shape)}, "
+        f"not {tensor.dtype} {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in given
+        and (given[name].shape != tensor.shape or given[name].dtype != tensor.dtype)
+    ]
+    return missing + unknown + other
+
+
+@torch.inference_mode()
+def _logits(
+    network: nn.Module, spec: BundleSpec, images: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    batch = spec.preprocessing.normalise(torch.from_numpy(images))
+    logits: npt.NDArray[np.float32] = network(batch).numpy()
+    return logits
+
+
+def _refuse_other_logits(network: nn.Module, spec: BundleSpec, folder: Path) -> None:
+    try:
+        with (folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as golden:
+            images, expected = golden["inputs"], golden["logits"]
+    except Exception as error:  # what numpy, zip and zlib raise on such bytes has no common base
+        raise refusal(folder, f"{GOLDEN} cannot be read: {error}") from error
+    side = spec.preprocessing.side
+    if (
+        images.dtype != np.uint8
+        or images.shape != (len(images), side, side, 3)
+        or not 1 <= len(images) <= MAX_GOLDEN_IMAGES
+        or expected.shape != (len(images), len(spec.classes))
+    ):
+        raise refusal(
+            folder, f"{GOLDEN} holds {images.dtype} {images.shape} and logits {expected.shape}"
+        )
+    difference = float(np.abs(_logits(network, spec, images) - expected).max())
+    allowed = GOLDEN_TOLERANCE * float(np.abs(expected).max())
+    if not difference <= allowed:
+        raise refusal(
+            folder,
+            f"the golden pictures give logits that are off by {difference:g}, with {allowed:g} "
+            "allowed: the weights or the preprocessing are not the ones it was written with",
+        )

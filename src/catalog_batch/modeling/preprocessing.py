@@ -1,0 +1,148 @@
+"""From a picture's bytes to what a network sees: the same steps in training and in scoring."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 25_000_000
+"""Pictures that claim more are not decoded: a file of 8 KB can claim a gigabyte of pixels."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+class ImageDecodeError(ValueError):
+    """Raised for bytes that are no picture, a damaged one, or one too large to decode."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures are cut to size and scaled; part of a model bundle.
+
+    ``decode`` gives bytes of one picture, small enough to be queued and sent to a device, and
+    ``normalise`` makes numbers of a batch of them there.
+    """
+
+    side: int
+    """Side in pixels of the square that the network sees."""
+
+    resize_side: int
+    """Length in pixels of the short side before the centre is cut out; at least ``side``."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Of red, green and blue, on a scale of 0 to 1."""
+
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviations, on the same scale."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and scales that no picture can be brought to."""
+        if not 1 <= self.side <= self.resize_side:
+            raise ValueError(
+                f"side {self.side} must lie between 1 and resize_side {self.resize_side}."
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} must have 3 numbers each, std above 0."
+            )
+
+    @classmethod
+    def for_side(cls, side: int) -> "Preprocessing":
+        """Return ImageNet's usual steps for a network of this side: 224 is cut out of 256."""
+        return cls(side=side, resize_side=round(side * 256 / 224))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Preprocessing":
+        """Rebuild what ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: When it is something else.
+        """
+        if set(data) != {"side", "resize_side", "mean", "std"}:
+            raise ValueError(f"preprocessing has the keys {sorted(data)}.")
+        red, green, blue = (float(value) for value in data["mean"])
+        red_std, green_std, blue_std = (float(value) for value in data["std"])
+        return cls(
+            side=int(data["side"]),
+            resize_side=int(data["resize_side"]),
+            mean=(red, green, blue),
+            std=(red_std, green_std, blue_std),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def decode(self, content: bytes) -> npt.NDArray[np.uint8]:
+        """Decode a picture, resize its short side and cut out the centre.
+
+        Expects an upright picture, as ingest stores them: a camera's orientation tag is not
+        read. Transparent parts become white, and of an animation the first frame is taken.
+
+        Returns:
+            uint8 [side, side, 3], red, green, blue.
+
+        Raises:
+            ImageDecodeError: For bytes that cannot be decoded, whatever is wrong with them.
+        """
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return np.array(self._centre(_to_rgb(self._loaded(image))), dtype=np.uint8)
+        except ImageDecodeError:
+            raise
+        except Exception as error:
+            # Decoders raise OSError, ValueError, SyntaxError, struct.error and more on bad bytes,
+            # and one bad picture must never cost the rows beside it.
+            raise ImageDecodeError(f"{type(error).__name__}: {error}") from error
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Scale a batch of decoded pictures to the mean and deviation the network expects.
+
+        Args:
+            images: uint8 [N, H, W, 3] on any device.
+
+        Returns:
+            float32 [N, 3, H, W] on the same device, in channels-last memory order.
+        """
+        mean = torch.tensor(self.mean, device=images.device).mul_(255).view(3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).mul_(255).view(3, 1, 1)
+        return images.permute(0, 3, 1, 2).float().sub_(mean).div_(std)
+
+    def _loaded(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageDecodeError(f"{width}x{height} pixels are more than {MAX_PIXELS}.")
+        if min(width, height) >= 2 * self.resize_side:
+            image.draft(None, (self.resize_side, self.resize_side))
+        # Once, and first: a second load after a failed one gives half a picture and no error.
+        image.load()
+        return image
+
+    def _centre(self, image: Image.Image) -> Image.Image:
+        """Resize and cut in one pass: pixels outside the square are never computed."""
+        scale = min(image.size) / self.resize_side
+        source_side = self.side * scale
+        # Whole source pixels, so that a picture already of the right size is copied unblurred.
+        left, top = ((length - source_side) // 2 for length in image.size)
+        box = (left, top, left + source_side, top + source_side)
+        return image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits a pixel: convert() would cut values above 255 instead of scaling them.
+        scaled = np.asarray(image).clip(0, 65535) // 257
+        image = Image.fromarray(scaled.astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        image = Image.alpha_composite(white, rgba)
+    return image.convert("RGB")

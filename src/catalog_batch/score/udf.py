@@ -1,0 +1,63 @@
+"""The model inside Spark: an iterator pandas UDF that loads once per Python worker and streams."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from pyspark import SparkFiles
+from pyspark.sql import Column, SparkSession
+from pyspark.sql.pandas.functions import pandas_udf
+
+from catalog_batch.modeling.bundle import load_bundle
+from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
+
+PREDICTION_DDL = (
+    "top_k array<struct<category_id: string, confidence: float>>, margin float, failure string"
+)
+
+
+def ship_bundle(spark: SparkSession, folder: Path) -> str:
+    """Send a bundle to every executor once; return the name it is found under there.
+
+    The folder's name must tell bundles apart: the registry names it by the bundle's digest.
+    """
+    spark.sparkContext.addFile(str(folder), recursive=True)
+    return folder.name
+
+
+def prediction_udf(
+    bundle_name: str, top_k: int, batch_size: int
+) -> Callable[[Column | str], Column]:
+    """Return a UDF from stored JPEG bytes to a struct of ``PREDICTION_DDL``.
+
+    Bytes go in and labels come out: no tensor crosses Arrow. An image that cannot be scored gets
+    an empty ``top_k`` and a ``failure``.
+    """
+
+    @pandas_udf(PREDICTION_DDL)
+    def predict(contents: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        predictor = _predictor(bundle_name, top_k, batch_size)
+        for batch in contents:
+            yield _frame(predictor.predict(batch.tolist()))
+
+    return predict  # type: ignore[no-any-return]
+
+
+@cache
+def _predictor(bundle_name: str, top_k: int, batch_size: int) -> Predictor:
+    """Load the shipped bundle, once for each Python worker: Spark uses workers again."""
+    bundle = load_bundle(Path(SparkFiles.get(bundle_name)))
+    return Predictor(bundle, top_k=top_k, batch_size=batch_size)
+
+
+def _frame(results: list[Prediction | Failure]) -> pd.DataFrame:
+    rows = [_row(result) for result in results]
+    return pd.DataFrame(rows, columns=["top_k", "margin", "failure"])
+
+
+def _row(result: Prediction | Failure) -> tuple[list[dict[str, object]], float | None, str | None]:
+    if isinstance(result, Failure):
+        return [], None, result.reason
+    ranked = [{"category_id": label, "confidence": share} for label, share in result.top_k]
+    return ranked, result.margin, None

@@ -1,0 +1,143 @@
+"""A run's checkpoints: a folder of files with their hashes, believed only when these match.
+
+A worker or the machine may die while a checkpoint is copied, and a disk may damage one later. So
+a resume takes the newest checkpoint that is whole, and says which ones it passed over.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from catalog_batch.train.reports import FitState
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+MODEL = "model.safetensors"
+BEST = "best.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER_GROUPS = "optimizer.json"
+EVALUATION = "evaluation.json"
+GOLDEN = "golden.npy"
+
+KEPT = 2
+"""Checkpoints of a run that stay: the newest, and one to fall back to."""
+
+UNFINISHED = ".writing-"
+
+Weights = Mapping[str, Tensor]
+
+
+def on_cpu(weights: Weights) -> dict[str, Tensor]:
+    """Copy weights into memory that later steps do not change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+
+
+def write_weights(folder: Path, name: str, weights: Weights) -> None:
+    """Write weights as safetensors."""
+    save_file(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}, folder / name
+    )
+
+
+def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Read weights that ``write_weights`` wrote."""
+    return load_file(folder / name)
+
+
+def write_optimizer(folder: Path, optimizer: Mapping[str, Any]) -> None:
+    """Write an optimiser's ``state_dict``: its tensors as safetensors, its groups as JSON."""
+    tensors = {
+        f"{parameter}.{name}": tensor
+        for parameter, values in optimizer["state"].items()
+        for name, tensor in values.items()
+        if tensor is not None
+    }
+    write_weights(folder, OPTIMIZER, tensors)
+    write_json(folder, OPTIMIZER_GROUPS, {"param_groups": optimizer["param_groups"]})
+
+
+def read_optimizer(folder: Path) -> dict[str, Any]:
+    """Read a ``state_dict`` that ``write_optimizer`` wrote; no pickle is involved."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in read_weights(folder, OPTIMIZER).items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = tensor
+    return {"state": state, **read_json(folder, OPTIMIZER_GROUPS)}
+
+
+def write_json(folder: Path, name: str, value: Mapping[str, Any]) -> None:
+    """Write a JSON file."""
+    (folder / name).write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object."""
+    return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+
+
+def read_state(folder: Path) -> FitState:
+    """Read how far the run had come."""
+    return FitState.from_json(read_json(folder, STATE))
+
+
+def is_final(folder: Path) -> bool:
+    """Tell whether a checkpoint is a run's last: the evaluated best weights."""
+    return (folder / EVALUATION).is_file()
+
+
+def seal(folder: Path) -> None:
+    """Write the hashes of all files; nothing may be added afterwards."""
+    write_json(folder, MANIFEST, {path.name: _sha256(path) for path in sorted(folder.iterdir())})
+
+
+def damage(folder: Path) -> str:
+    """Say what is wrong with a checkpoint; an empty text when it is whole."""
+    try:
+        hashes = read_json(folder, MANIFEST)
+        changed = [name for name, digest in hashes.items() if _sha256(folder / name) != digest]
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"changed files {changed}" if changed else ""
+
+
+def newest_whole(run_folder: Path) -> tuple[Path | None, dict[str, str]]:
+    """Find the checkpoint to go on from.
+
+    Returns:
+        The whole checkpoint that came furthest, None when there is none; and what is wrong with
+        each of the others, by folder name.
+    """
+    found = {path: damage(path) for path in sorted(run_folder.glob("checkpoint_*"))}
+    whole = [path for path, problem in found.items() if not problem]
+    damaged = {path.name: problem for path, problem in found.items() if problem}
+    newest = max(whole, key=lambda path: (is_final(path), read_state(path).epoch), default=None)
+    return newest, damaged
+
+
+def begin(run_folder: Path) -> Path:
+    """Make an empty folder to write a checkpoint in, removing what a killed run left."""
+    for left_over in run_folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left_over)
+    return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=run_folder))
+
+
+def keep(folder: Path, name: str) -> Path:
+    """Move a written checkpoint to its place in one step, and delete all but the last two."""
+    kept = folder.parent / f"checkpoint_{name}"
+    shutil.rmtree(kept, ignore_errors=True)
+    folder.rename(kept)
+    for path in sorted(folder.parent.glob("checkpoint_*"))[:-KEPT]:
+        shutil.rmtree(path)
+    return kept
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,183 @@
+"""Starting Ray, running the workers, and bringing their errors back as ours."""
+
+import logging
+import math
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read when Ray is imported and when it starts: nothing is sent home.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray._private import ray_constants
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from catalog_batch.config import TrainSettings
+from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
+from catalog_batch.train import checkpoints
+from catalog_batch.train.rendezvous import FileTorchConfig
+from catalog_batch.train.snapshot import Snapshot
+from catalog_batch.train.worker import train_worker
+
+LOOPBACK = "127.0.0.1"
+
+OBJECT_STORE_BYTES = 100_000_000
+"""Shared memory Ray takes; it would take 30% of the machine, and batches do not pass through it."""
+
+STARTS = 10
+"""Attempts, of a minute each, to get a cluster's workers started before a run is given up."""
+
+
+class StopOnBadInput(UserCallback):  # type: ignore[misc]
+    """Ends a run whose data or settings are refused: a restart would read the same again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise a worker's refusal in Ray's controller, which does not retry its own errors."""
+        for error in worker_exceptions.values():
+            ours = _ours(error)
+            if isinstance(ours, BadInputError):
+                raise ours
+
+
+def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -> None:
+    """Run ``train_worker`` on all ranks, or in this process for ``num_workers`` 0.
+
+    Args:
+        settings: Workers, their resources, and the cluster to use.
+        snapshot: What to train on.
+        run_folder: Holds the run's checkpoints; a run that was cut off there goes on.
+
+    Raises:
+        CatalogBatchError: A worker's own error, or the failure of Ray itself.
+    """
+    with _cluster(settings):
+        use_gpu = _use_gpu(settings)
+        trainer = ray.train.torch.TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "settings": settings,
+                "snapshot": snapshot,
+                "run_folder": run_folder,
+                "use_gpu": use_gpu,
+            },
+            # A rank waits for the others at most as long as one waits for its batch.
+            torch_config=_torch_config(settings, run_folder),
+            scaling_config=_scaling(settings, use_gpu),
+            run_config=RunConfig(
+                name=run_folder.name,
+                storage_path=str(run_folder.parent),
+                failure_config=FailureConfig(
+                    settings.max_failures, controller_failure_limit=STARTS
+                ),
+                checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
+                callbacks=[StopOnBadInput()],
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _unwrapped(error) from error
+
+
+@contextmanager
+def _cluster(settings: TrainSettings) -> Iterator[None]:
+    if settings.num_workers == 0 or ray.is_initialized():
+        yield
+        return
+    interrupt = signal.getsignal(signal.SIGINT)
+    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if settings.ray_address:
+        ray.init(settings.ray_address, **common)
+    else:
+        _start_local(settings, common)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def _start_local(settings: TrainSettings, common: dict[str, Any]) -> None:
+    # Ray replaces 127.0.0.1 by the machine's own address, and its servers then listen on every
+    # interface; told that there is no cluster, it stays on the loopback.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            "local",
+            num_cpus=math.ceil(settings.num_workers * settings.cpus_per_worker),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}},
+            **common,
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def _torch_config(settings: TrainSettings, run_folder: Path) -> ray.train.torch.TorchConfig:
+    # A rank waits for the others at most as long as these wait for two batches.
+    timeout_s = math.ceil(2 * settings.stall_seconds)
+    if settings.ray_address:
+        return ray.train.torch.TorchConfig(timeout_s=timeout_s)
+    return FileTorchConfig(timeout_s=timeout_s, folder=str(run_folder))
+
+
+def _use_gpu(settings: TrainSettings) -> bool:
+    if settings.device == "cpu":
+        return False
+    if settings.num_workers == 0:
+        available = torch.cuda.device_count()
+    else:
+        available = int(ray.cluster_resources().get("GPU", 0))
+    needed = max(1, settings.num_workers)
+    if settings.device == "gpu" and available < needed:
+        raise ConfigError(
+            f"train.device is 'gpu' and there are {available} GPUs for {needed} workers. Lower "
+            "train.num_workers, or set train.device to 'auto' or 'cpu'."
+        )
+    return available >= needed
+
+
+def _scaling(settings: TrainSettings, use_gpu: bool) -> ScalingConfig:
+    if settings.num_workers == 0:
+        return ScalingConfig(num_workers=0)
+    resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+    return ScalingConfig(
+        num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=resources
+    )
+
+
+def _unwrapped(error: TrainingFailedError) -> CatalogBatchError:
+    failures = getattr(error, "worker_failures", None) or {
+        0: getattr(error, "controller_failure", error)
+    }
+    found = [ours for failure in failures.values() if (ours := _ours(failure)) is not None]
+    if found:
+        # A rank that fails takes the others with it: the refusal is the cause.
+        return next((ours for ours in found if isinstance(ours, BadInputError)), found[0])
+    first = next(iter(failures.values()))
+    return CatalogBatchError(
+        f"Training failed on ranks {sorted(failures)}: {_last_line(first)}. The run's checkpoints "
+        "stay: run again with the same run id to go on from the last."
+    )
+
+
+def _ours(error: BaseException | None) -> CatalogBatchError | None:
+    while error is not None and not isinstance(error, CatalogBatchError):
+        error = getattr(error, "_base_exc", None) or error.__cause__
+    return error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"

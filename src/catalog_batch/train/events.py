@@ -1,0 +1,56 @@
+"""What happens in a run, as lines of JSON that the leading rank writes and the driver follows.
+
+A file, because the two are different processes, on different machines perhaps, and because it
+stays with the run.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+EVENTS = "events.jsonl"
+POLL_SECONDS = 0.2
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Gets ``{"event": NAME, ...}``: ``resumed``, ``checkpoint_refused``, ``epoch``, ``evaluated``."""
+
+
+def emit(run_folder: Path, event: str, **values: Any) -> None:
+    """Append an event to the run's file."""
+    with (run_folder / EVENTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+@contextmanager
+def following(run_folder: Path, on_event: OnEvent) -> Iterator[None]:
+    """Call ``on_event``, in a thread, for each event written from here to the block's end."""
+    path = run_folder / EVENTS
+    path.touch()
+    ended = Event()
+    # Opened at the end: a resumed run's earlier events were told when they happened.
+    with path.open(encoding="utf-8") as file:
+        file.seek(0, 2)
+        thread = Thread(target=_follow, args=(file, on_event, ended), name="events", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _follow(file: Any, on_event: OnEvent, ended: Event) -> None:
+    line = ""
+    while True:
+        is_last_look = ended.is_set()
+        for part in file:
+            line += part
+            if line.endswith("\n"):
+                on_event(json.loads(line))
+                line = ""
+        if is_last_look:
+            return
+        ended.wait(POLL_SECONDS)

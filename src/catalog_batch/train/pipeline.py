@@ -1,0 +1,144 @@
+"""Train, evaluate, bundle and register a classifier: the job, without a JVM."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from catalog_batch import ledger
+from catalog_batch.config import Settings
+from catalog_batch.modeling.bundle import check_bundle
+from catalog_batch.registry import ModelVersion, Registry
+from catalog_batch.runs import Run, Status
+from catalog_batch.train.events import OnEvent
+from catalog_batch.train.tracking import Tracker
+from catalog_batch.train.trainer import TrainedModel, train_classifier
+
+JOB = "train"
+TABLE = "training_examples"
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """The registered model and what was measured."""
+
+    model: ModelVersion
+    trained: TrainedModel
+
+
+def train_and_register(
+    settings: Settings,
+    run: Run,
+    version: int | None = None,
+    training_run: str | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> TrainSummary:
+    """Train on a pinned version of ``training_examples`` and register the bundle.
+
+    Args:
+        settings: Of the whole package.
+        run: Filled in with rows, metrics and versions.
+        version: Of the training table; None takes the newest.
+        training_run: Name of a training run to go on with, or to find finished; a new one unless
+            given.
+        on_event: Called for each epoch.
+
+    Raises:
+        BadInputError: When the table or the settings cannot be trained with.
+        ModelRefusedError: When the weights to start from are damaged.
+    """
+    name = training_run or run.run_id
+    trained = _tracked(
+        settings,
+        name,
+        lambda tell: train_classifier(
+            f"{settings.warehouse}/{TABLE}",
+            version,
+            settings.train,
+            settings.runs_folder,
+            name,
+            git_commit(),
+            run.started_at.isoformat(),
+            tell,
+        ),
+        on_event,
+    )
+    registry = Registry(settings.registry_folder)
+    versions_before = len(registry.list_versions())
+    model = registry.register(
+        settings.train.model_name,
+        trained.bundle_folder,
+        trained.metrics,
+        {"training_run": name, "training_table_version": str(trained.snapshot_version)},
+    )
+    publish_models(settings, registry)
+    is_new = len(registry.list_versions()) > versions_before
+    run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
+    run.rows_in = run.rows_out = trained.history[-1].train_rows
+    run.table_versions = {TABLE: trained.snapshot_version}
+    run.details = {
+        "model": f"{model.model_name}/{model.version}",
+        "alias": model.alias,
+        "metrics": {key: round(value, 4) for key, value in trained.metrics.items()},
+    }
+    return TrainSummary(model, trained)
+
+
+def publish_models(settings: Settings, registry: Registry) -> None:
+    """Bring the ``models`` table up to date with the registry."""
+    rows = [_model_row(version) for version in registry.list_versions()]
+    ledger.upsert_rows(settings.warehouse, "models", ["model_name", "version"], rows)
+
+
+def git_commit() -> str:
+    """Return the commit this code was checked out at, or ``unknown`` outside a checkout."""
+    finished = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return finished.stdout.strip() or "unknown"
+
+
+def _tracked(
+    settings: Settings,
+    name: str,
+    train: Callable[[OnEvent], TrainedModel],
+    on_event: OnEvent,
+) -> TrainedModel:
+    """Train with the run's settings and curves going to MLflow as well."""
+    tracker = Tracker(settings.registry_folder, name, settings.train.model_dump())
+
+    def tell(event: dict[str, Any]) -> None:
+        tracker.log_event(event)
+        on_event(event)
+
+    try:
+        trained = train(tell)
+    except BaseException:
+        tracker.end({}, succeeded=False)
+        raise
+    tracker.end(trained.metrics)
+    return trained
+
+
+def _model_row(version: ModelVersion) -> dict[str, Any]:
+    spec = check_bundle(version.bundle_folder)
+    return {
+        "model_name": version.model_name,
+        "version": version.version,
+        "alias": version.alias or None,
+        "architecture": spec.architecture,
+        "metrics": list(version.metrics.items()),
+        "training_table": TABLE,
+        "training_table_version": spec.training_table_version,
+        "taxonomy_version": spec.taxonomy_version,
+        "git_commit": spec.git_commit,
+        "digest": version.digest,
+        "registered_at": datetime.fromtimestamp(version.created_ms / 1000, tz=UTC),
+        "run_id": version.tags["training_run"],
+    }

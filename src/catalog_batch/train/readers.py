@@ -1,0 +1,234 @@
+"""Batches of one rank's share of a snapshot, through Petastorm (imported here alone).
+
+Petastorm gets the snapshot's file list, never a folder: a Delta folder holds files that are not
+part of the table, and opening a folder unpickles a ``_common_metadata`` that anyone may have put
+there. What it hands over is counted, since a lost row raises no error of its own.
+"""
+
+import random
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from petastorm import make_batch_reader
+
+from catalog_batch.config import TrainSettings
+from catalog_batch.errors import CatalogBatchError, ReconciliationError, TrainingDataError
+from catalog_batch.modeling.networks import default_side
+from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
+from catalog_batch.train.loop import Batch
+from catalog_batch.train.prefetch import prefetched
+from catalog_batch.train.snapshot import Snapshot
+
+# Petastorm reads through pyarrow's legacy dataset: hundreds of lines per epoch that say only that.
+warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+
+Image = npt.NDArray[np.uint8]
+StoredRow = tuple[str, bytes, str]
+"""(image_id, content, category_id)."""
+
+Rows = Generator[StoredRow, None, None]
+"""Rows whose source ends its threads when it is closed."""
+
+Example = tuple[Image, int]
+"""(uint8 [H, W, 3], label)."""
+
+Examples = Generator[Example, None, None]
+Batches = Generator[Batch, None, None]
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """One rank's share of a snapshot, as batches of a fixed number and size on every rank."""
+
+    snapshot: Snapshot
+    preprocessing: Preprocessing
+    settings: TrainSettings
+    rank: int = 0
+    world_size: int = 1
+
+    def training(self, epoch: int) -> Batches:
+        """Yield the shuffled training batches of an epoch; the order depends on seed and epoch.
+
+        Raises:
+            TrainingDataError: For an undecodable image, or a file that vanished or is damaged.
+            ReconciliationError: When Petastorm handed over more or fewer rows than the shard has.
+            CatalogBatchError: When no batch came for ``stall_seconds``.
+        """
+        seed = epoch_seed(self.settings.seed, epoch)
+        draw = random.Random(epoch_seed(seed, self.rank))
+        rows = shuffled(self._rows("train", seed), self.settings.shuffle_rows, draw)
+        return self._batches("train", rows)
+
+    def evaluation(self, split: str) -> Batches:
+        """Yield a split's batches in the table's order; raises what ``training`` raises."""
+        return self._batches(split, self._rows(split, seed=None))
+
+    def first_images(self, split: str, count: int) -> Image:
+        """Decode the first images of this rank's share of a split: uint8 [N, H, W, 3]."""
+        with closing(self._examples(self._rows(split, seed=None))) as examples:
+            images = [image for image, _ in islice(examples, count)]
+        return np.stack(images)
+
+    def _batches(self, split: str, rows: Rows) -> Batches:
+        steps = self.snapshot.steps(split, self.world_size, self.settings.batch_size)
+        batches = full_batches(
+            self._examples(rows), steps, self.settings.batch_size, self.preprocessing.side
+        )
+        return prefetched(batches, self.settings.stall_seconds, f"the {split} split")
+
+    def _examples(self, rows: Rows) -> Examples:
+        labels = {category: label for label, (category, _) in enumerate(self.snapshot.classes)}
+        return decoded(rows, self.preprocessing.decode, labels, self.settings.decode_threads)
+
+    def _rows(self, split: str, seed: int | None) -> Rows:
+        expected = self.snapshot.rows_of_shard(split, self.rank, self.world_size)
+        what = f"rank {self.rank} of {self.world_size}, split {split!r}"
+        return counted(self._petastorm_rows(split, seed), expected, what)
+
+    def _petastorm_rows(self, split: str, seed: int | None) -> Rows:
+        shard_count = self.snapshot.shard_count(split, self.world_size)
+        if self.rank >= shard_count:
+            return
+        try:
+            with self._open(split, seed, shard_count) as reader:
+                for group in reader:
+                    yield from zip(group.image_id, group.content, group.category_id, strict=True)
+        except (OSError, pa.ArrowException) as error:
+            raise TrainingDataError(
+                f"Reading version {self.snapshot.version} of {self.snapshot.table_uri} failed "
+                f"({type(error).__name__}: {error}). A file was removed, by VACUUM perhaps, or "
+                "damaged: train on the newest version, or run build-training-set again."
+            ) from error
+
+    def _open(self, split: str, seed: int | None, shard_count: int) -> Any:
+        return make_batch_reader(
+            list(self.snapshot.splits[split].urls),
+            schema_fields=["image_id", "content", "category_id"],
+            # Its process pool waits for ever for a killed worker.
+            reader_pool_type="thread",
+            # More than one deliver in the order they finish: not for what must repeat.
+            workers_count=1 if seed is None else self.settings.reader_threads,
+            results_queue_size=2,
+            num_epochs=1,
+            shuffle_row_groups=seed is not None,
+            seed=seed,
+            cur_shard=self.rank,
+            shard_count=shard_count,
+        )
+
+
+def preprocessing_for(settings: TrainSettings) -> Preprocessing:
+    """Choose the preprocessing: the side that was set, or else the architecture's own."""
+    return Preprocessing.for_side(settings.image_side or default_side(settings.architecture))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Derive a seed in [1, 2**32) from two numbers; Petastorm takes 0 for 'no seed'."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]) or 1
+
+
+def counted(rows: Rows, expected: int, what: str) -> Rows:
+    """Pass rows on and compare their number with the snapshot's at the end.
+
+    Raises:
+        ReconciliationError: When the numbers differ.
+    """
+    read = 0
+    with closing(rows):
+        for read, row in enumerate(rows, start=1):
+            yield row
+    if read != expected:
+        raise ReconciliationError(
+            f"Petastorm read {read} rows where the snapshot has {expected} ({what}). Nothing is "
+            "published. Run again; if it happens again, report it with the table's version."
+        )
+
+
+def shuffled(rows: Rows, size: int, draw: random.Random) -> Rows:
+    """Draw rows at random from a buffer of ``size`` rows that is kept full."""
+    held: list[StoredRow] = []
+    with closing(rows):
+        for row in rows:
+            if len(held) < size:
+                held.append(row)
+                continue
+            place = draw.randrange(size)
+            yield held[place]
+            held[place] = row
+    draw.shuffle(held)
+    yield from held
+
+
+def decoded(
+    rows: Rows,
+    decode: Callable[[bytes], Image],
+    labels: Mapping[str, int],
+    threads: int,
+) -> Examples:
+    """Decode rows in threads, in order, at most four per thread ahead.
+
+    Raises:
+        TrainingDataError: For a row whose content is no image, with its ``image_id``.
+    """
+
+    def example(row: StoredRow) -> Example:
+        image_id, content, category_id = row
+        try:
+            return decode(content), labels[str(category_id)]
+        except ImageDecodeError as error:
+            raise TrainingDataError(
+                f"Image {str(image_id)!r} of the training table cannot be decoded ({error}). "
+                "Ingest its source again, then run build-training-set."
+            ) from error
+
+    waiting: deque[Future[Example]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool, closing(rows):
+        for row in rows:
+            waiting.append(pool.submit(example, row))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def full_batches(examples: Examples, steps: int, batch_size: int, side: int) -> Batches:
+    """Yield exactly ``steps`` batches of ``batch_size`` rows, padded with rows of weight 0.
+
+    The padding repeats images just seen, so that it does not move a batch norm's statistics.
+
+    Args:
+        examples: Images uint8 [side, side, 3] with their labels.
+        steps: Batches to yield, the same on all ranks: a rank with fewer makes the others wait.
+        batch_size: Rows of each batch.
+        side: Side of the black image that pads a rank without any rows.
+    """
+    filler: Sequence[Example] = [(np.zeros((side, side, 3), np.uint8), 0)]
+    with closing(examples):
+        for _ in range(steps):
+            taken = list(islice(examples, batch_size))
+            filler = taken or filler
+            yield _padded(taken, filler, batch_size)
+        if next(examples, None) is not None:
+            raise CatalogBatchError(f"Rows are left after {steps} batches of {batch_size}.")
+
+
+def _padded(taken: Sequence[Example], filler: Sequence[Example], batch_size: int) -> Batch:
+    missing = batch_size - len(taken)
+    rows = [*taken, *(filler[index % len(filler)] for index in range(missing))]
+    weights = np.zeros(batch_size, np.float32)
+    weights[: len(taken)] = 1
+    return Batch(
+        images=torch.from_numpy(np.stack([image for image, _ in rows])),
+        labels=torch.tensor([label for _, label in rows], dtype=torch.int64),
+        weights=torch.from_numpy(weights),
+    )

@@ -1,0 +1,122 @@
+"""What the training loop measures and remembers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EpochTotals:
+    """Sums over one training epoch, over all ranks; the times are this rank's."""
+
+    loss_sum: float
+    correct: int
+    rows: int
+    seconds: float
+    wait_seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and confusion matrix over all rows of all ranks."""
+
+    loss: float
+    """Mean cross entropy; 0.0 when there are no rows."""
+
+    rows: int
+
+    confusion: Tensor
+    """int64 [C, C] on the CPU: rows are true classes, columns predicted ones."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows whose best class is the true one; 0.0 when there are no rows."""
+        return int(self.confusion.diagonal().sum()) / max(self.rows, 1)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Figures of one epoch; the same on every rank except the times."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    train_rows: int
+    validation_loss: float
+    validation_accuracy: float
+    validation_rows: int
+
+    improved: bool
+    """Whether these weights have the lowest validation loss so far."""
+
+    seconds: float
+    """Time of the training pass, without the validation."""
+
+    images_per_second: float
+    """Training rows of all ranks per second."""
+
+    wait_share: float
+    """Share of the training pass spent waiting for batches, 0 to 1."""
+
+
+@dataclass
+class FitState:
+    """How far a run has come: with the weights and the optimiser's state, all a resume needs."""
+
+    epoch: int = 0
+    """The next epoch to run, from 0."""
+
+    best_loss: float = math.inf
+    epochs_without_improvement: int = 0
+    history: list[EpochReport] = field(default_factory=list)
+
+    def add(self, report: EpochReport) -> None:
+        """Move on past the epoch that ``report`` describes."""
+        self.epoch = report.epoch + 1
+        self.history.append(report)
+        self.best_loss = min(self.best_loss, report.validation_loss)
+        self.epochs_without_improvement += 1
+        if report.improved:
+            self.epochs_without_improvement = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values; an infinite best loss becomes ``None``."""
+        best_loss = self.best_loss if math.isfinite(self.best_loss) else None
+        return {**asdict(self), "best_loss": best_loss}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "FitState":
+        """Rebuild a state from ``to_json``'s values."""
+        best_loss = math.inf if data["best_loss"] is None else float(data["best_loss"])
+        history = [EpochReport(**report) for report in data["history"]]
+        return cls(data["epoch"], best_loss, data["epochs_without_improvement"], history)
+
+
+def epoch_report(state: FitState, totals: EpochTotals, evaluation: Evaluation) -> EpochReport:
+    """Describe the epoch that ``state`` comes to next; training figures stand in for missing ones.
+
+    Args:
+        state: As it was before the epoch.
+        totals: Of the training pass.
+        evaluation: Of the validation rows, of which there may be none.
+    """
+    rows = max(totals.rows, 1)
+    train_loss, train_accuracy = totals.loss_sum / rows, totals.correct / rows
+    has_validation = evaluation.rows > 0
+    validation_loss = evaluation.loss if has_validation else train_loss
+    return EpochReport(
+        epoch=state.epoch,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        train_rows=totals.rows,
+        validation_loss=validation_loss,
+        validation_accuracy=evaluation.accuracy if has_validation else train_accuracy,
+        validation_rows=evaluation.rows,
+        improved=validation_loss < state.best_loss,
+        seconds=totals.seconds,
+        images_per_second=totals.rows / max(totals.seconds, 1e-9),
+        wait_share=min(totals.wait_seconds / max(totals.seconds, 1e-9), 1.0),
+    )

@@ -1,0 +1,238 @@
+"""One version of the training table, as the exact files, rows and classes a run trains on.
+
+A Delta folder also holds files that are no longer, or never were, part of the table, so nothing
+downstream lists the folder: Ray workers get this snapshot and open its files only.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from catalog_batch.errors import MissingTableError, TrainingDataError
+
+SPLITS = ("train", "validation", "test")
+CLASS_COLUMNS = ["category_id", "category_path", "taxonomy_version"]
+UNSAFE_IN_URL = "#?;%"
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The live files of one split, in the order Petastorm enumerates their row groups."""
+
+    urls: tuple[str, ...]
+    """``file://`` URLs, sorted."""
+
+    row_groups: tuple[int, ...]
+    """Rows of each row group, file after file."""
+
+    @property
+    def rows(self) -> int:
+        """Count the rows of the split."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a training run reads: small enough to hand to every worker."""
+
+    table_uri: str
+    version: int
+    splits: Mapping[str, SplitFiles]
+    classes: tuple[tuple[str, str], ...]
+    """(category_id, category_path), ordered by path; the position is the label."""
+
+    taxonomy_version: int
+
+    def rows(self, split: str) -> int:
+        """Count the rows of a split over all ranks."""
+        return self.splits[split].rows
+
+    def shard_count(self, split: str, world_size: int) -> int:
+        """Count the ranks that have something to read: Petastorm refuses empty shards."""
+        return min(world_size, len(self.splits[split].row_groups))
+
+    def rows_of_shard(self, split: str, rank: int, world_size: int) -> int:
+        """Count a rank's rows under Petastorm's rule, ``row_group % shard_count == rank``."""
+        shards = self.shard_count(split, world_size)
+        groups = self.splits[split].row_groups
+        return sum(rows for index, rows in enumerate(groups) if index % shards == rank)
+
+    def steps(self, split: str, world_size: int, batch_size: int) -> int:
+        """Count the batches every rank must yield so that the one with most rows gets through."""
+        ranks = range(world_size)
+        return max(-(-self.rows_of_shard(split, rank, world_size) // batch_size) for rank in ranks)
+
+    def require_shards(self, world_size: int) -> None:
+        """Check that every rank gets training rows.
+
+        Raises:
+            TrainingDataError: For fewer row groups than ranks.
+        """
+        groups = len(self.splits["train"].row_groups)
+        if groups < world_size:
+            raise TrainingDataError(
+                f"{self.table_uri} version {self.version} has {groups} row groups to train on, "
+                f"fewer than the {world_size} workers they are dealt to. Lower "
+                "training_set.row_group_kib and build the training set again, or lower "
+                "train.num_workers."
+            )
+
+
+def resolve_snapshot(table_uri: str, version: int | None = None) -> Snapshot:
+    """Resolve a version of the training table to its files, rows and classes, without a JVM.
+
+    Args:
+        table_uri: Folder or ``file://`` URL of the Delta table ``training_examples``.
+        version: Delta version; the newest when None.
+
+    Raises:
+        MissingTableError: When there is no such table, or it lacks the version.
+        TrainingDataError: When the table uses a Delta feature that Petastorm would misread, a
+            data file is missing or damaged, or the rows cannot be trained on.
+    """
+    table = _open_table(table_uri, version)
+    folder = _local_folder(table_uri)
+    _refuse_unreadable_features(table, folder)
+    paths = _live_paths(table, folder)
+    footers = {path: _footer(path) for split in SPLITS for path in paths[split]}
+    splits = {split: _split_files(paths[split], footers) for split in SPLITS}
+    _require_rows(splits, folder)
+    classes = {split: _classes_in(paths[split]) for split in SPLITS}
+    ordered, taxonomy_version = _ordered_classes(classes, folder)
+    return Snapshot(str(folder), table.version(), splits, ordered, taxonomy_version)
+
+
+def _open_table(table_uri: str, version: int | None) -> DeltaTable:
+    try:
+        newest = DeltaTable(table_uri)
+    except (TableNotFoundError, DeltaError, OSError) as error:
+        raise MissingTableError(
+            f"There is no readable Delta table at {table_uri!r} ({str(error).splitlines()[0]}). "
+            "Run build-training-set first."
+        ) from error
+    if version is None:
+        return newest
+    try:
+        return DeltaTable(table_uri, version=version)
+    except (DeltaError, OSError, ValueError) as error:
+        raise MissingTableError(
+            f"{table_uri!r} has no version {version}: the newest is {newest.version()}. "
+            "Name a version that exists, or none for the newest."
+        ) from error
+
+
+def _local_folder(table_uri: str) -> Path:
+    parts = urlsplit(table_uri)
+    folder = Path(unquote(parts.path) if parts.scheme == "file" else table_uri).resolve()
+    if parts.scheme not in ("", "file") or any(mark in str(folder) for mark in UNSAFE_IN_URL):
+        raise TrainingDataError(
+            f"Cannot train on {table_uri!r}: Petastorm opens files of a mounted folder whose "
+            f"path has none of {UNSAFE_IN_URL!r}. Mount the storage, or move the warehouse."
+        )
+    return folder
+
+
+def _refuse_unreadable_features(table: DeltaTable, folder: Path) -> None:
+    configuration = table.metadata().configuration
+    features = table.protocol().reader_features or []
+    has_deletion_vectors = "deletionVectors" in features or (
+        configuration.get("delta.enableDeletionVectors", "false").lower() == "true"
+    )
+    is_column_mapped = configuration.get("delta.columnMapping.mode", "none").lower() != "none"
+    if has_deletion_vectors or is_column_mapped:
+        feature = "deletion vectors" if has_deletion_vectors else "column mapping"
+        raise TrainingDataError(
+            f"{folder} uses {feature}: its Parquet files no longer say what the table holds, and "
+            "training reads files. Drop that table and run build-training-set, which writes it "
+            "without."
+        )
+
+
+def _live_paths(table: DeltaTable, folder: Path) -> dict[str, list[Path]]:
+    actions: Any = pa.table(table.get_add_actions(flatten=True))
+    if "partition.split" not in actions.column_names:
+        raise TrainingDataError(
+            f"{folder} is not partitioned by 'split' but by {table.metadata().partition_columns}. "
+            "Run build-training-set, and train on the table it writes."
+        )
+    paths: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for path, split in zip(
+        actions["path"].to_pylist(), actions["partition.split"].to_pylist(), strict=True
+    ):
+        paths.setdefault(split, []).append(folder / path)
+    return {split: sorted(found) for split, found in paths.items()}
+
+
+def _footer(path: Path) -> Any:
+    try:
+        return pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingDataError(
+            f"Data file {path} of the training table is missing or damaged "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Restore it, or run "
+            "build-training-set again and train on the new version."
+        ) from error
+
+
+def _split_files(paths: list[Path], footers: Mapping[Path, Any]) -> SplitFiles:
+    groups = [
+        footers[path].row_group(index).num_rows
+        for path in paths
+        for index in range(footers[path].num_row_groups)
+    ]
+    return SplitFiles(tuple(f"file://{path}" for path in paths), tuple(groups))
+
+
+def _require_rows(splits: Mapping[str, SplitFiles], folder: Path) -> None:
+    if splits["train"].rows == 0:
+        raise TrainingDataError(
+            f"{folder} has no rows in its train split. Label and ingest more products, then run "
+            "build-training-set."
+        )
+
+
+def _classes_in(paths: list[Path]) -> set[tuple[str, str, int]]:
+    found: set[tuple[str, str, int]] = set()
+    for path in paths:
+        # Not pq.read_table: given a path below split=train/ it would take the folder for a column.
+        rows: Any = pq.ParquetFile(path).read(columns=CLASS_COLUMNS)
+        distinct = rows.group_by(CLASS_COLUMNS).aggregate([])
+        found.update(zip(*(distinct[name].to_pylist() for name in CLASS_COLUMNS), strict=True))
+    return found
+
+
+def _ordered_classes(
+    classes: Mapping[str, set[tuple[str, str, int]]], folder: Path
+) -> tuple[tuple[tuple[str, str], ...], int]:
+    everywhere = set().union(*classes.values())
+    versions = sorted({taxonomy for _, _, taxonomy in everywhere})
+    pairs = {(category, path) for category, path, _ in everywhere}
+    trained = {category for category, _, _ in classes["train"]}
+    untrained = sorted(path for category, path in pairs if category not in trained)
+    paths_per_category = Counter(category for category, _ in pairs)
+    twice = sorted(category for category, paths in paths_per_category.items() if paths > 1)
+    problem = (
+        f"rows of several taxonomy versions {versions}"
+        if len(versions) > 1
+        else f"categories with more than one path {twice}"
+        if twice
+        else f"classes without a single training image {untrained}"
+        if untrained
+        else f"a single class {sorted(trained)}, where a classifier needs two"
+        if len(pairs) < 2
+        else ""
+    )
+    if problem:
+        raise TrainingDataError(
+            f"Cannot train on {folder}: it has {problem}. Correct the labels, then run "
+            "build-training-set again."
+        )
+    return tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))), versions[0]

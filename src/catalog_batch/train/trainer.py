@@ -1,0 +1,194 @@
+"""Training a classifier on a version of the table, from the settings to a model bundle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalog_batch.config import TrainSettings
+from catalog_batch.errors import CatalogBatchError, ConfigError
+from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, load_bundle, write_bundle
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.train import checkpoints, events
+from catalog_batch.train.cluster import run_workers
+from catalog_batch.train.readers import preprocessing_for
+from catalog_batch.train.reports import EpochReport
+from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
+
+RUN = "run.json"
+BUNDLE = "bundle"
+
+MAY_CHANGE = {
+    "ray_address",
+    "num_workers",
+    "cpus_per_worker",
+    "device",
+    "max_failures",
+    "reader_threads",
+    "decode_threads",
+    "stall_seconds",
+}
+"""Settings of where a run happens: another machine may finish it."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained, evaluated model in its bundle."""
+
+    bundle_folder: Path
+    digest: str
+    snapshot_version: int
+    metrics: dict[str, float]
+    """``validation_accuracy``, ``test_macro_f1``, ...: by split and figure."""
+
+    confusion: dict[str, list[list[int]]]
+    """By split; rows are true classes, columns predicted ones."""
+
+    history: list[EpochReport]
+
+
+def train_classifier(
+    table_uri: str,
+    version: int | None,
+    settings: TrainSettings,
+    runs_folder: Path,
+    run_id: str,
+    git_commit: str,
+    created_at: str,
+    on_event: events.OnEvent = lambda event: None,
+) -> TrainedModel:
+    """Train, evaluate and bundle a classifier; the same run id again goes on where it stopped.
+
+    Args:
+        table_uri: The Delta table ``training_examples``.
+        version: Its version; None takes the newest, or the one an unfinished run pinned.
+        settings: Of the run; checked, with the data, before Ray starts.
+        runs_folder: Holds one folder per run; on a cluster, on storage that all nodes mount.
+        run_id: Names the run's folder.
+        git_commit: Of the code, for the bundle.
+        created_at: ISO 8601 time for the bundle.
+        on_event: Called from a thread for each epoch and each step worth telling.
+
+    Raises:
+        BadInputError: For a table, version or setting that cannot be trained with.
+        ReconciliationError: When the workers did not see exactly the snapshot's rows.
+        CatalogBatchError: When training failed more often than ``max_failures``.
+    """
+    folder = (runs_folder / run_id).resolve()
+    settings = settings.model_copy(update={"weights": _absolute(settings.weights)})
+    snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
+    snapshot.require_shards(max(1, settings.num_workers))
+    _require_network(settings, snapshot)
+    _start_or_resume(folder, settings, snapshot)
+    with events.following(folder, on_event):
+        final = _final_checkpoint(folder)
+        if final is None:
+            run_workers(settings, snapshot, folder)
+            final = _final_checkpoint(folder)
+    if final is None:
+        raise CatalogBatchError(
+            f"Training ended without an evaluated checkpoint in {folder}. Run again with run id "
+            f"{run_id!r} to go on from the last whole one."
+        )
+    return _bundled(folder, final, settings, snapshot, git_commit, created_at)
+
+
+def _absolute(weights: str) -> str:
+    # Ray workers have a working directory of their own.
+    return weights if weights in ("imagenet", "none") else str(Path(weights).resolve())
+
+
+def _pinned_version(folder: Path, version: int | None) -> int | None:
+    if version is None and (folder / RUN).is_file():
+        return int(checkpoints.read_json(folder, RUN)["table_version"])
+    return version
+
+
+def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
+    """Build the network once, so that wrong weights are refused, or downloaded, before Ray."""
+    build_network(
+        settings.architecture,
+        len(snapshot.classes),
+        settings.weights,
+        settings.weights_sha256,
+        preprocessing_for(settings).side,
+    )
+
+
+def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> None:
+    fixed = {
+        "table": snapshot.table_uri,
+        "table_version": snapshot.version,
+        **settings.model_dump(exclude=MAY_CHANGE),
+    }
+    if not (folder / RUN).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(folder, RUN, fixed)
+        return
+    before = checkpoints.read_json(folder, RUN)
+    changed = {
+        name: (before.get(name), value)
+        for name, value in json.loads(json.dumps(fixed)).items()
+        if before.get(name) != value
+    }
+    if changed:
+        raise ConfigError(
+            f"Run {folder.name!r} was started with other settings; name: (then, now) {changed}. "
+            "Take them back to go on with it, or give a new run id."
+        )
+
+
+def _final_checkpoint(folder: Path) -> Path | None:
+    newest, _ = checkpoints.newest_whole(folder)
+    return newest if newest is not None and checkpoints.is_final(newest) else None
+
+
+def _bundled(
+    folder: Path,
+    final: Path,
+    settings: TrainSettings,
+    snapshot: Snapshot,
+    git_commit: str,
+    created_at: str,
+) -> TrainedModel:
+    results = checkpoints.read_json(final, checkpoints.EVALUATION)
+    metrics = _flat_metrics(results)
+    if not (folder / BUNDLE).exists():
+        spec = BundleSpec(
+            architecture=settings.architecture,
+            classes=tuple(ClassLabel(category, path) for category, path in snapshot.classes),
+            preprocessing=preprocessing_for(settings),
+            taxonomy_version=snapshot.taxonomy_version,
+            training_table=snapshot.table_uri,
+            training_table_version=snapshot.version,
+            git_commit=git_commit,
+            metrics=metrics,
+            thresholds={},
+            created_at=created_at,
+        )
+        network = build_network(
+            settings.architecture, len(snapshot.classes), image_side=spec.preprocessing.side
+        )
+        network.load_state_dict(checkpoints.read_weights(final, checkpoints.BEST))
+        golden = np.load(final / checkpoints.GOLDEN, allow_pickle=False)
+        write_bundle(folder / BUNDLE, network, spec, golden)
+    return TrainedModel(
+        bundle_folder=folder / BUNDLE,
+        digest=load_bundle(folder / BUNDLE).digest,
+        snapshot_version=snapshot.version,
+        metrics=metrics,
+        confusion={split: result["confusion"] for split, result in results.items()},
+        history=checkpoints.read_state(final).history,
+    )
+
+
+def _flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"{split}_{name}": value
+        for split, result in results.items()
+        if result["metrics"]["rows"] > 0
+        for name, value in result["metrics"].items()
+    }

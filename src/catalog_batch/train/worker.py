@@ -1,0 +1,268 @@
+"""What Ray Train runs on each rank: the plain loop, with the touches that make it one of many."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from catalog_batch.config import TrainSettings
+from catalog_batch.errors import ConfigError, ReconciliationError
+from catalog_batch.modeling.augmentation import build_augmentation
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.train import checkpoints, events
+from catalog_batch.train.loop import FitSettings, evaluate, fit, make_optimizer
+from catalog_batch.train.metrics import summary
+from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
+from catalog_batch.train.reports import EpochReport, FitState
+from catalog_batch.train.snapshot import Snapshot
+
+UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
+GOLDEN_IMAGES = 16
+
+
+def refuse_pickled_metadata(environment: Mapping[str, str]) -> None:
+    """Check that Ray does not unpickle what a Parquet file's schema holds.
+
+    Importing ``ray.train`` registers Ray's Arrow types; with this variable set, reading any file
+    that claims such a type would run code from it.
+
+    Raises:
+        ConfigError: When the variable is set.
+    """
+    value = environment.get(UNSAFE_VARIABLE, "0")
+    if value != "0":
+        raise ConfigError(
+            f"{UNSAFE_VARIABLE}={value!r} lets a Parquet file run code in this process. Unset it, "
+            "on every node of the cluster, before training."
+        )
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among the ones that train together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes what all ranks agree on."""
+        return self.rank == 0
+
+    @classmethod
+    def current(cls, use_gpu: bool) -> "Rank":
+        """Ask Ray Train which rank this is."""
+        context = ray.train.get_context()
+        device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
+        return cls(context.get_world_rank(), context.get_world_size(), device)
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train on this rank's share, report every epoch, and leave the evaluated best weights.
+
+    Args:
+        config: ``settings`` (TrainSettings), ``snapshot`` (Snapshot), ``run_folder`` (Path, shared
+            by all ranks) and ``use_gpu``.
+
+    Raises:
+        CatalogBatchError: One of ours when data, settings or row counts are wrong.
+    """
+    refuse_pickled_metadata(os.environ)
+    settings: TrainSettings = config["settings"]
+    rank = Rank.current(config["use_gpu"])
+    torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
+    resume_from = _agree_on_checkpoint(config["run_folder"], rank)
+    if resume_from is not None and checkpoints.is_final(resume_from):
+        return
+    reader = ShardReader(
+        config["snapshot"], preprocessing_for(settings), settings, rank.rank, rank.world_size
+    )
+    run = _Run(settings, reader, config["run_folder"], rank, resume_from)
+    run.fit()
+    run.finish()
+
+
+def _agree_on_checkpoint(run_folder: Path, rank: Rank) -> Path | None:
+    name = ""
+    if rank.leads:
+        newest, damaged = checkpoints.newest_whole(run_folder)
+        for folder, problem in damaged.items():
+            events.emit(run_folder, "checkpoint_refused", checkpoint=folder, problem=problem)
+        if newest is not None:
+            name = newest.name
+            events.emit(run_folder, "resumed", checkpoint=name)
+    name = ray.train.collective.broadcast_from_rank_zero(name)
+    return run_folder / name if name else None
+
+
+class _Run:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        reader: ShardReader,
+        folder: Path,
+        rank: Rank,
+        resume_from: Path | None,
+    ) -> None:
+        self.settings = settings
+        self.reader = reader
+        self.folder = folder
+        self.rank = rank
+        self.state = FitState()
+        self.plain = _network(settings, reader.snapshot)
+        self.best = checkpoints.on_cpu(self.plain.state_dict())
+        if resume_from is not None:
+            self.state = checkpoints.read_state(resume_from)
+            self.best = checkpoints.read_weights(resume_from, checkpoints.BEST)
+            self.plain.load_state_dict(checkpoints.read_weights(resume_from, checkpoints.MODEL))
+        self.plain.to(rank.device)
+        self.network = _parallel(self.plain, rank)
+        self.optimizer = make_optimizer(
+            settings.optimizer,
+            self.network.parameters(),
+            settings.learning_rate,
+            settings.weight_decay,
+        )
+        if resume_from is not None:
+            self.optimizer.load_state_dict(checkpoints.read_optimizer(resume_from))
+
+    def fit(self) -> None:
+        """Run the epochs that are left."""
+        seed = self.settings.seed + 1_000_003 * self.rank.rank
+        fit(
+            self.network,
+            self.optimizer,
+            self.reader.training,
+            lambda: self.reader.evaluation("validation"),
+            FitSettings(
+                num_classes=len(self.reader.snapshot.classes),
+                epochs=self.settings.epochs,
+                patience=self.settings.patience,
+                device=str(self.rank.device),
+                world_size=self.rank.world_size,
+                seed=seed,
+            ),
+            self.reader.preprocessing.normalise,
+            build_augmentation(self.settings.augmentation, seed).to(self.rank.device),
+            _reduce_sum,
+            self.state,
+            self._after_epoch,
+        )
+
+    def _after_epoch(self, report: EpochReport, state: FitState) -> None:
+        _reconcile(self.reader.snapshot, "train", report.train_rows)
+        _reconcile(self.reader.snapshot, "validation", report.validation_rows)
+        if report.improved:
+            self.best = checkpoints.on_cpu(self.plain.state_dict())
+        self._report(asdict(report), self._write_progress, f"{state.epoch:06d}")
+        if self.rank.leads:
+            events.emit(self.folder, "epoch", **asdict(report))
+
+    def finish(self) -> None:
+        """Evaluate the best weights and report them with all that a bundle needs."""
+        self.plain.load_state_dict(self.best)
+        results = {split: self._evaluated(split) for split in ("validation", "test")}
+        figures = {split: result["metrics"] for split, result in results.items()}
+
+        def write_final(folder: Path) -> None:
+            checkpoints.write_weights(folder, checkpoints.BEST, self.best)
+            checkpoints.write_json(folder, checkpoints.STATE, self.state.to_json())
+            checkpoints.write_json(folder, checkpoints.EVALUATION, results)
+            np.save(folder / checkpoints.GOLDEN, self._golden_images())
+
+        self._report(figures, write_final, f"{self.state.epoch:06d}_final")
+        if self.rank.leads:
+            events.emit(self.folder, "evaluated", **figures)
+
+    def _write_progress(self, folder: Path) -> None:
+        checkpoints.write_weights(folder, checkpoints.MODEL, self.plain.state_dict())
+        checkpoints.write_weights(folder, checkpoints.BEST, self.best)
+        checkpoints.write_optimizer(folder, self.optimizer.state_dict())
+        checkpoints.write_json(folder, checkpoints.STATE, self.state.to_json())
+
+    def _report(self, metrics: dict[str, Any], write: Callable[[Path], None], name: str) -> None:
+        checkpoint = None
+        if self.rank.leads:
+            folder = checkpoints.begin(self.folder)
+            write(folder)
+            checkpoints.seal(folder)
+            if self.settings.num_workers == 0:
+                # Without workers Ray Train stores no checkpoint, it only remembers its path.
+                folder = checkpoints.keep(folder, name)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        # A barrier: Ray copies the leading rank's folder to the run's and drops older ones.
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint,
+            delete_local_checkpoint_after_upload=self.settings.num_workers > 0,
+        )
+
+    def _evaluated(self, split: str) -> dict[str, Any]:
+        snapshot = self.reader.snapshot
+        evaluation = evaluate(
+            self.plain,
+            self.reader.evaluation(split),
+            self.reader.preprocessing.normalise,
+            self.rank.device,
+            _reduce_sum,
+            len(snapshot.classes),
+        )
+        _reconcile(snapshot, split, evaluation.rows)
+        figures = {"loss": evaluation.loss, **summary(evaluation.confusion.numpy())}
+        return {"metrics": figures, "confusion": evaluation.confusion.tolist()}
+
+    def _golden_images(self) -> Image:
+        split = "validation" if self.reader.snapshot.rows("validation") else "train"
+        return self.reader.first_images(split, GOLDEN_IMAGES)
+
+
+def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
+    def build() -> nn.Module:
+        torch.manual_seed(settings.seed)
+        return build_network(
+            settings.architecture,
+            len(snapshot.classes),
+            settings.weights,
+            settings.weights_sha256,
+            preprocessing_for(settings).side,
+        )
+
+    is_first_here = ray.train.get_context().get_local_rank() == 0
+    network = build() if is_first_here else None
+    # The others of this machine find the downloaded weights instead of downloading them too.
+    ray.train.collective.barrier()
+    return network or build()
+
+
+def _parallel(network: nn.Module, rank: Rank) -> nn.Module:
+    if rank.world_size == 1:
+        return network
+    wrapped: nn.Module = ray.train.torch.prepare_model(network, move_to_device=rank.device)
+    return wrapped
+
+
+def _reduce_sum(tensor: Tensor) -> Tensor:
+    if not torch.distributed.is_initialized():
+        return tensor
+    total = tensor.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def _reconcile(snapshot: Snapshot, split: str, rows: int) -> None:
+    if rows != snapshot.rows(split):
+        raise ReconciliationError(
+            f"All ranks together saw {rows} rows of split {split!r}, and version "
+            f"{snapshot.version} of {snapshot.table_uri} has {snapshot.rows(split)}. Nothing is "
+            "published. Run again; if it happens again, report it with both numbers."
+        )

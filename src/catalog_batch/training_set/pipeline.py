@@ -1,0 +1,144 @@
+"""Build the training set: one Delta version of shuffled, split, labelled images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from catalog_batch import tables
+from catalog_batch.config import TrainingSetSettings
+from catalog_batch.errors import TrainingDataError
+from catalog_batch.runs import Run, Status
+from catalog_batch.spark import spark_progress
+from catalog_batch.tables import Warehouse, cached
+from catalog_batch.training_set import transforms
+
+JOB = "build-training-set"
+
+
+@dataclass(frozen=True)
+class TrainingSetSummary:
+    """What a table version holds: rows by split and the number of classes."""
+
+    version: int
+    rows: dict[str, int]
+    classes: int
+
+
+def build_training_set(
+    warehouse: Warehouse, settings: TrainingSetSettings, run: Run
+) -> TrainingSetSummary:
+    """Write ``training_examples`` anew, unless the newest version holds just that.
+
+    Args:
+        warehouse: With the tables that ingest wrote.
+        settings: Shares, seed and sizes.
+        run: Filled in with rows and versions.
+
+    Raises:
+        MissingTableError: When nothing was ingested yet.
+        TrainingDataError: When fewer than two categories have a training image.
+    """
+    sources = {
+        table.name: warehouse.version(table)
+        for table in (tables.LABELS, tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES)
+    }
+    warehouse.create(tables.TRAINING_EXAMPLES)
+    examples = (
+        transforms.select_examples(
+            warehouse.read(tables.LABELS, sources["labels"]),
+            warehouse.read(tables.PRODUCTS, sources["products"]),
+            warehouse.read(tables.PRODUCT_IMAGES, sources["product_images"]),
+            warehouse.read(tables.CATEGORIES),
+        )
+        .transform(transforms.keep_first_product_of_image)
+        .transform(
+            transforms.with_split, settings.test_share, settings.validation_share, settings.seed
+        )
+        .transform(transforms.with_order, settings.seed)
+    )
+    with cached(examples) as narrow:
+        rows, classes = _count(narrow)
+        _check(rows, classes)
+        digest = _digest(narrow, settings)
+        if warehouse.last_user_metadata(tables.TRAINING_EXAMPLES).get("digest") == digest:
+            run.finish(Status.NOTHING_TO_DO)
+        else:
+            images = warehouse.read(tables.IMAGES, sources["images"])
+            _write(warehouse, narrow, images, sum(rows.values()), settings, run, digest)
+            run.finish(Status.PUBLISHED)
+    version = warehouse.version(tables.TRAINING_EXAMPLES)
+    run.rows_in = run.rows_out = sum(rows.values())
+    run.counts = {**rows, "classes": classes}
+    run.table_versions = {**sources, tables.TRAINING_EXAMPLES.name: version}
+    return TrainingSetSummary(version, rows, classes)
+
+
+def _count(examples: DataFrame) -> tuple[dict[str, int], int]:
+    counted = examples.groupBy("split").count().collect()
+    rows = {row["split"]: row["count"] for row in counted}
+    in_training = examples.where(F.col("split") == transforms.TRAIN)
+    return dict(sorted(rows.items())), in_training.select("category_id").distinct().count()
+
+
+def _check(rows: dict[str, int], classes: int) -> None:
+    if classes < 2:
+        raise TrainingDataError(
+            f"{classes} categories have an image in the train split ({rows or 'no rows'}). "
+            "A classifier needs two: ingest a manifest with a category column."
+        )
+
+
+def _digest(examples: DataFrame, settings: TrainingSetSettings) -> str:
+    """Return what the rows and the settings amount to, in a text that changes with either."""
+    columns = ["image_id", "product_id", "category_id", "category_path", "title", "description"]
+    row_hash = F.xxhash64(*columns, "split", "taxonomy_version").cast("decimal(38,0)")
+    total, count = examples.agg(F.sum(row_hash), F.count("*")).collect()[0]
+    return f"{count}:{total}:{settings.seed}:{settings.row_group_kib}:{settings.rows_per_file}"
+
+
+def _write(
+    warehouse: Warehouse,
+    narrow: DataFrame,
+    images: DataFrame,
+    rows: int,
+    settings: TrainingSetSettings,
+    run: Run,
+    digest: str,
+) -> None:
+    files = max(1, -(-rows // settings.rows_per_file))
+    # The one place where image bytes are shuffled on purpose: training reads files in order, and
+    # a table in random order needs only a small buffer to be random enough.
+    shuffled = (
+        narrow.join(images.select("image_id", "content"), "image_id", "inner")
+        .repartitionByRange(files, "_order")
+        .sortWithinPartitions("split", "_order")
+    )
+    with (
+        spark_progress(warehouse.spark, "writing training examples"),
+        _row_groups_of(warehouse.spark, settings.row_group_kib),
+        warehouse.stamped(run_id=run.run_id, job=JOB, digest=digest),
+    ):
+        warehouse.overwrite(shuffled, tables.TRAINING_EXAMPLES)
+
+
+@contextmanager
+def _row_groups_of(spark: SparkSession, kib: int) -> Iterator[None]:
+    """Make the Parquet writer close a row group at about this size.
+
+    It looks at the size only every so many rows, 100 at the least unless told.
+    """
+    wanted = {
+        "parquet.block.size": str(kib * 1024),
+        "parquet.page.size.row.check.min": "8",
+        "parquet.page.size.row.check.max": "64",
+    }
+    for key, value in wanted.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key in wanted:
+            spark.conf.unset(key)

@@ -1,0 +1,172 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torchvision.models import squeezenet1_1
+
+from catalog_batch.errors import BadInputError, ModelRefusedError
+from catalog_batch.modeling.networks import build_network, classifier_name, default_side
+
+torch.set_num_threads(1)
+
+SMALL = "squeezenet1_1"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Write what torchvision publishes: a state_dict with the 1000 classes of ImageNet."""
+    path = tmp_path / "weights.pth"
+    torch.save(squeezenet1_1().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side"),
+    [
+        ("resnet18", 32),
+        ("vgg11", 32),
+        ("inception_v3", 80),
+        ("mobilenet_v2", 32),
+        ("mobilenet_v3_small", 32),
+        ("googlenet", 32),
+        ("efficientnet_b0", 32),
+        ("convnext_tiny", 32),
+        ("swin_t", 32),
+        ("squeezenet1_0", 32),
+        ("vit_b_32", 32),
+    ],
+)
+def test_every_family_gives_one_logit_per_class(architecture: str, side: int) -> None:
+    network = build_network(architecture, 5, image_side=side).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(2, 3, side, side)).shape == (2, 5)
+    assert classifier_name(network).split(".")[0] in ("fc", "classifier", "head", "heads")
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(BadInputError, match=r"'resnet-18'.*resnet18"):
+        build_network("resnet-18", 5)
+
+
+def test_a_detection_model_is_not_a_classifier() -> None:
+    with pytest.raises(BadInputError, match="Unknown architecture"):
+        build_network("fasterrcnn_resnet50_fpn", 5)
+
+
+def test_a_side_the_architecture_cannot_take_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"side 33.*Use 224"):
+        build_network("vit_b_32", 5, image_side=33)
+
+
+def test_no_classes_are_refused() -> None:
+    with pytest.raises(BadInputError, match="give 1 or more"):
+        build_network(SMALL, 0)
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("resnet18", 224), ("inception_v3", 299)])
+def test_the_default_side_is_the_one_of_the_published_weights(architecture: str, side: int) -> None:
+    assert default_side(architecture) == side
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_from_a_file_leave_only_the_head_new(weights: Path, suffix: str) -> None:
+    published = torch.load(weights, weights_only=True)
+    path = weights.with_suffix(suffix)
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(published, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    state = build_network(SMALL, 5, str(path), digest).state_dict()
+
+    backbone = {name for name in published if not name.startswith("classifier.1.")}
+    assert all(torch.equal(state[name], published[name]) for name in backbone)
+    assert state["classifier.1.weight"].shape == (5, 512, 1, 1)
+
+
+def test_weights_of_googlenet_load_with_and_without_auxiliary_heads(tmp_path: Path) -> None:
+    published = build_network("googlenet", 7).state_dict()
+    path = tmp_path / "googlenet.safetensors"
+    for skipped in ("fc.", "aux"):
+        kept = {name: value for name, value in published.items() if not name.startswith(skipped)}
+        safetensors.torch.save_file(kept, path)
+        state = build_network("googlenet", 5, str(path)).state_dict()
+        assert torch.equal(state["conv1.conv.weight"], published["conv1.conv.weight"])
+        assert state["aux1.fc2.weight"].shape == (5, 1024)
+
+
+def test_names_of_densenets_first_release_are_understood(tmp_path: Path) -> None:
+    published = build_network("densenet121", 5).state_dict()
+    path = tmp_path / "densenet.pth"
+    torch.save(
+        {
+            name.replace("norm1", "norm.1").replace("conv2", "conv.2"): value
+            for name, value in published.items()
+        },
+        path,
+    )
+    state = build_network("densenet121", 5, str(path)).state_dict()
+    name = "features.denseblock1.denselayer1.conv2.weight"
+    assert torch.equal(state[name], published[name])
+
+
+def test_weights_with_another_checksum_are_refused(weights: Path) -> None:
+    with pytest.raises(ModelRefusedError, match=r"not 00ff.*correct the checksum"):
+        build_network(SMALL, 5, str(weights), "00ff")
+
+
+def test_weights_of_another_architecture_are_refused_by_name(weights: Path) -> None:
+    with pytest.raises(ModelRefusedError, match=r"ShuffleNetV2: conv1\.0\.weight is missing"):
+        build_network("shufflenet_v2_x0_5", 5, str(weights))
+
+
+def test_weights_of_another_width_are_refused_with_both_shapes(weights: Path) -> None:
+    state = torch.load(weights, weights_only=True)
+    state["features.0.weight"] = torch.zeros(8, 3, 3, 3)
+    torch.save(state, weights)
+    with pytest.raises(ModelRefusedError, match=r"features.0.weight.*\[8, 3, 3, 3\]"):
+        build_network(SMALL, 5, str(weights))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_is_no_state_dict_is_refused(
+    tmp_path: Path, content: bytes, suffix: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelRefusedError, match="cannot be read"):
+        build_network(SMALL, 5, str(path))
+
+
+def test_a_whole_network_is_refused_in_place_of_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"epoch": 3, "state_dict": {}}, path)
+    with pytest.raises(ModelRefusedError, match=r"Save network.state_dict\(\)"):
+        build_network(SMALL, 5, str(path))
+
+
+def test_a_missing_weights_file_is_bad_input() -> None:
+    with pytest.raises(BadInputError, match=r"'nowhere\.pth' cannot be read"):
+        build_network(SMALL, 5, "nowhere.pth")
+
+
+def test_imagenet_weights_that_cannot_be_downloaded_say_what_to_give_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(BadInputError, match="Give the path of a state_dict file"):
+        build_network(SMALL, 5, "imagenet")
+
+
+def test_imagenet_weights_are_taken_from_the_cache_only_if_they_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a download")
+    with pytest.raises(ModelRefusedError, match="not b8a52dc0"):
+        build_network(SMALL, 5, "imagenet")

@@ -1,0 +1,118 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from catalog_batch.errors import BadInputError
+from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
+from catalog_batch.modeling.preprocessing import Preprocessing
+
+torch.set_num_threads(1)
+
+
+def bundle_of(classes: int) -> Bundle:
+    torch.manual_seed(0)
+    spec = BundleSpec(
+        architecture="squeezenet1_1",
+        classes=tuple(ClassLabel(f"c{index}", f"Shop/{index}") for index in range(classes)),
+        preprocessing=Preprocessing(side=32, resize_side=36),
+        taxonomy_version=1,
+        training_table="training_examples",
+        training_table_version=1,
+        git_commit="0" * 40,
+        metrics={},
+        thresholds={},
+        created_at="2026-01-01T00:00:00Z",
+    )
+    return Bundle(build_network("squeezenet1_1", classes).eval(), spec, digest="0" * 64)
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def the_prediction(result: Prediction | Failure) -> Prediction:
+    assert isinstance(result, Prediction)
+    return result
+
+
+def test_good_and_bad_pictures_are_answered_in_order() -> None:
+    predictor = Predictor(bundle_of(3), batch_size=2)
+    contents = [picture(1), None, b"no picture", picture(2), b"", picture(3)]
+    results = predictor.predict(contents)
+    assert [getattr(result, "reason", "predicted") for result in results] == [
+        "predicted",
+        "no_content",
+        "undecodable",
+        "predicted",
+        "no_content",
+        "predicted",
+    ]
+
+
+def test_bad_neighbours_do_not_change_a_prediction() -> None:
+    predictor = Predictor(bundle_of(3))
+    alone = the_prediction(predictor.predict([picture(1)])[0])
+    among = the_prediction(predictor.predict([None, picture(2), picture(1), b"bad"])[2])
+    assert [name for name, _ in among.top_k] == [name for name, _ in alone.top_k]
+    assert among.margin == pytest.approx(alone.margin, abs=1e-6)
+
+
+def test_confidences_are_the_softmax_of_the_networks_logits() -> None:
+    bundle = bundle_of(4)
+    pixels = bundle.spec.preprocessing.decode(picture(1))
+    with torch.inference_mode():
+        batch = bundle.spec.preprocessing.normalise(torch.from_numpy(pixels[None]))
+        expected = bundle.network(batch)[0].softmax(dim=0).tolist()
+    prediction = the_prediction(Predictor(bundle).predict([picture(1)])[0])
+    assert dict(prediction.top_k) == pytest.approx(
+        {f"c{index}": value for index, value in enumerate(expected)}, abs=1e-6
+    )
+    ranked = sorted(expected, reverse=True)
+    assert [value for _, value in prediction.top_k] == pytest.approx(ranked, abs=1e-6)
+    assert prediction.margin == pytest.approx(ranked[0] - ranked[1], abs=1e-6)
+
+
+def test_top_k_is_cut_to_what_is_asked_and_to_what_there_is() -> None:
+    for classes, top_k, expected in ((4, 1, 1), (4, 3, 3), (2, 5, 2)):
+        predictor = Predictor(bundle_of(classes), top_k=top_k)
+        assert len(the_prediction(predictor.predict([picture(1)])[0]).top_k) == expected
+
+
+def test_the_margin_looks_at_the_second_class_even_when_one_is_kept() -> None:
+    one, two = (
+        the_prediction(Predictor(bundle_of(3), top_k=k).predict([picture(1)])[0]) for k in (1, 2)
+    )
+    assert one.margin == two.margin == pytest.approx(two.top_k[0][1] - two.top_k[1][1])
+
+
+def test_a_single_class_has_its_confidence_as_margin() -> None:
+    prediction = the_prediction(Predictor(bundle_of(1)).predict([picture(1)])[0])
+    assert prediction == Prediction(top_k=(("c0", 1.0),), margin=1.0)
+
+
+def test_equal_confidences_come_in_class_order() -> None:
+    bundle = bundle_of(6)
+    with torch.no_grad():
+        for parameter in bundle.network.parameters():
+            parameter.zero_()
+    prediction = the_prediction(Predictor(bundle, top_k=6).predict([picture(1)])[0])
+    assert [name for name, _ in prediction.top_k] == ["c0", "c1", "c2", "c3", "c4", "c5"]
+
+
+def test_no_pictures_and_only_bad_pictures_give_no_predictions() -> None:
+    predictor = Predictor(bundle_of(2))
+    assert predictor.predict([]) == []
+    assert predictor.predict([None]) == [Failure("no_content", "there are no bytes")]
+
+
+def test_a_batch_size_below_one_is_refused() -> None:
+    with pytest.raises(BadInputError, match="batch_size 0"):
+        Predictor(bundle_of(2), batch_size=0)

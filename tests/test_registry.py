@@ -1,0 +1,166 @@
+"""Versions and aliases of bundles, in a folder that can be moved."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from catalog_batch.errors import ConfigError, ModelRefusedError
+from catalog_batch.modeling.bundle import GOLDEN, SPEC, WEIGHTS
+from catalog_batch.modeling.manifest import write_manifest
+from catalog_batch.registry import STORE, Registry, open_store
+from catalog_batch.train.tracking import EXPERIMENT, Tracker
+
+
+def write_sealed(folder: Path, content: str) -> Path:
+    """Write a folder with a bundle's files and checksums: all that the registry looks at."""
+    folder.mkdir()
+    for name in (WEIGHTS, SPEC, GOLDEN):
+        (folder / name).write_text(f"{name} {content}")
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create MLflow's tables once, which takes seconds, for the tests to copy."""
+    folder = tmp_path_factory.mktemp("store")
+    open_store(folder).search_registered_models()
+    return folder / STORE
+
+
+@pytest.fixture
+def registry(tmp_path: Path, empty_store: Path) -> Registry:
+    """Return a registry without models."""
+    (tmp_path / "registry").mkdir()
+    shutil.copy(empty_store, tmp_path / "registry" / STORE)
+    return Registry(tmp_path / "registry")
+
+
+def test_the_first_version_is_champion_and_later_ones_challenge_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    first = registry.register("shop", write_sealed(tmp_path / "1", "a"), {"f1": 0.5}, {"run": "r1"})
+    second = registry.register("shop", write_sealed(tmp_path / "2", "b"), {"f1": 0.75})
+    third = registry.register("shop", write_sealed(tmp_path / "3", "c"), {})
+    assert [version.version for version in (first, second, third)] == [1, 2, 3]
+    assert (first.aliases, first.metrics, first.tags) == (("champion",), {"f1": 0.5}, {"run": "r1"})
+    assert [version.alias for version in registry.list_versions()] == ["champion", "", "challenger"]
+    assert registry.resolve("shop/1") == registry.resolve("shop@champion") == first
+    assert registry.resolve("shop@challenger") == third
+
+
+def test_a_registered_bundle_is_a_copy_of_its_own(registry: Registry, tmp_path: Path) -> None:
+    version = registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    shutil.rmtree(tmp_path / "1")
+    folder = registry.resolve("shop@champion").bundle_folder
+    assert folder == registry.folder / "bundles" / "shop" / version.digest[:16]
+    assert (folder / WEIGHTS).read_text() == f"{WEIGHTS} a"
+
+
+def test_registering_the_same_digest_twice_gives_the_same_version(
+    registry: Registry, tmp_path: Path
+) -> None:
+    bundle = write_sealed(tmp_path / "1", "a")
+    registry.register("shop", bundle, {"f1": 0.5})
+    registry.register("shop", write_sealed(tmp_path / "2", "b"), {})
+    again = Registry(registry.folder).register("shop", bundle, {"f1": 0.9})
+    assert (again.version, again.aliases, again.metrics) == (1, ("champion",), {"f1": 0.5})
+    assert len(registry.list_versions()) == 2
+
+
+def test_an_alias_moves_and_moves_back(registry: Registry, tmp_path: Path) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    registry.register("shop", write_sealed(tmp_path / "2", "b"), {})
+    registry.set_alias("shop", 2, "champion")
+    assert registry.resolve("shop@champion").version == 2
+    assert registry.resolve("shop/2").alias == "challenger, champion"
+    registry.set_alias("shop", 1, "champion")
+    assert registry.resolve("shop@champion").version == 1
+
+
+def test_a_moved_registry_still_finds_its_bundles(registry: Registry, tmp_path: Path) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    moved = Registry(registry.folder.rename(tmp_path / "elsewhere"))
+    assert moved.resolve("shop@champion").bundle_folder.is_relative_to(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("reference", ["other@champion", "shop@staging", "shop/7"])
+def test_an_unknown_model_is_refused_with_the_known_ones(
+    registry: Registry, tmp_path: Path, reference: str
+) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    with pytest.raises(ModelRefusedError, match=f"no model '{reference}'.*Known are: shop/1"):
+        registry.resolve(reference)
+
+
+def test_looking_in_an_empty_folder_creates_nothing(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "nothing")
+    assert registry.list_versions() == []
+    with pytest.raises(ModelRefusedError, match="Known are: none"):
+        registry.resolve("shop@champion")
+    assert not registry.folder.exists()
+
+
+@pytest.mark.parametrize("reference", ["shop", "shop@", "shop/one", "a b@x", "'; --@x", ""])
+def test_a_text_that_refers_to_nothing_is_refused(registry: Registry, reference: str) -> None:
+    with pytest.raises(ConfigError, match="NAME@ALIAS or NAME/VERSION"):
+        registry.resolve(reference)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a' OR '1'='1", "a@b"])
+def test_a_name_that_could_not_be_referred_to_is_refused(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ConfigError, match="Model name"):
+        registry.register(name, write_sealed(tmp_path / "1", "a"), {})
+
+
+def test_a_damaged_bundle_is_not_registered(registry: Registry, tmp_path: Path) -> None:
+    bundle = write_sealed(tmp_path / "1", "a")
+    (bundle / WEIGHTS).write_text("other")
+    with pytest.raises(ModelRefusedError, match=WEIGHTS):
+        registry.register("shop", bundle, {})
+    assert registry.list_versions() == []
+
+
+def test_a_bundle_replaced_after_registration_is_refused(
+    registry: Registry, tmp_path: Path
+) -> None:
+    version = registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    shutil.rmtree(version.bundle_folder)
+    write_sealed(version.bundle_folder, "b")
+    with pytest.raises(ModelRefusedError, match=r"shop/1 was registered with"):
+        registry.resolve("shop@champion")
+
+
+def test_a_register_cut_off_before_its_version_is_finished_by_the_next(
+    registry: Registry, tmp_path: Path
+) -> None:
+    open_store(registry.folder).create_registered_model("shop")
+    assert registry.register("shop", write_sealed(tmp_path / "1", "a"), {}).alias == "champion"
+
+
+def test_a_tracked_run_holds_its_curve_and_is_not_doubled_by_a_rerun(
+    tmp_path: Path, empty_store: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path)
+    for last in (0, 1):
+        tracker = Tracker(tmp_path, "run-1", {"learning_rate": 0.001})
+        for epoch in range(last + 1):
+            tracker.log_event({"event": "epoch", "epoch": epoch, "validation_loss": 1 / (epoch + 1)})
+        tracker.end({"test_accuracy": 0.9})
+    client = open_store(tmp_path)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    [run] = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "validation_loss")
+    assert {(point.step, point.value) for point in history} == {(0, 1.0), (1, 0.5)}
+    assert run.data.params == {"learning_rate": "0.001"}
+    assert run.data.metrics["test_accuracy"] == 0.9
+    assert run.info.status == "FINISHED"
+
+
+def test_nothing_is_sent_home(registry: Registry, tmp_path: Path) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    assert not [thread for thread in threading.enumerate() if "Telemetry" in thread.name]

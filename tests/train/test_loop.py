@@ -1,0 +1,279 @@
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from catalog_batch.errors import BadInputError, CatalogBatchError
+from catalog_batch.modeling.augmentation import Augmentation, build_augmentation
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.train.loop import (
+    Batch,
+    EpochReport,
+    FitSettings,
+    FitState,
+    evaluate,
+    fit,
+    in_one_process,
+    make_optimizer,
+    train_epoch,
+)
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+SETTINGS = FitSettings(num_classes=3, epochs=3, patience=3)
+normalise = Preprocessing.for_side(8).normalise
+no_change = Augmentation()
+
+
+def batch_of(rows: int, seed: int = 0, side: int = 8) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        torch.randint(0, 256, (rows, side, side, 3), generator=generator, dtype=torch.uint8),
+        torch.randint(0, 3, (rows,), generator=generator),
+        torch.ones(rows),
+    )
+
+
+def with_padding(batch: Batch, rows: int) -> Batch:
+    padding = batch_of(rows, seed=99)
+    joined = [torch.cat(pair) for pair in zip(batch, padding, strict=True)]
+    joined[2][len(batch.weights) :] = 0
+    return Batch(*joined)
+
+
+def small_network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(16, 3),
+    )
+
+
+def gradients(network: nn.Module) -> list[Tensor]:
+    return [
+        parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None
+    ]
+
+
+def one_step(
+    batch: Batch, reduce_sum: Callable[[Tensor], Tensor] = in_one_process, world_size: int = 1
+) -> list[Tensor]:
+    network = small_network()
+    optimizer = make_optimizer("sgd", network.parameters(), 0.0)
+    train_epoch(
+        network, [batch], optimizer, normalise, no_change, CPU, reduce_sum, world_size, epoch=0
+    )
+    return gradients(network)
+
+
+def run_fit(
+    settings: FitSettings = SETTINGS,
+    validation: Callable[[], Iterable[Batch]] = lambda: [batch_of(6, seed=7)],
+    state: FitState | None = None,
+    network: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    on_epoch: Callable[[EpochReport, FitState], None] = lambda report, state: None,
+    learning_rate: float = 0.05,
+) -> FitState:
+    network = network or small_network(dropout=0.5)
+    optimizer = optimizer or make_optimizer("sgd", network.parameters(), learning_rate)
+    return fit(
+        network,
+        optimizer,
+        lambda epoch: [batch_of(5, seed=epoch), batch_of(3, seed=epoch + 50)],
+        validation,
+        settings,
+        normalise,
+        build_augmentation("article", seed=5),
+        state=state,
+        on_epoch=on_epoch,
+    )
+
+
+def losses(state: FitState) -> list[tuple[float, float]]:
+    return [(report.train_loss, report.validation_loss) for report in state.history]
+
+
+def test_the_same_seed_gives_identical_losses() -> None:
+    assert losses(run_fit()) == losses(run_fit())
+
+
+def test_training_lowers_the_loss_of_rows_it_has_seen() -> None:
+    batch = batch_of(8)
+    network = small_network()
+    optimizer = make_optimizer("adam", network.parameters(), 1e-2)
+    first, *_, last = (
+        train_epoch(network, [batch], optimizer, normalise, no_change, CPU) for _ in range(30)
+    )
+    assert last.loss_sum < first.loss_sum / 2
+    assert last.rows == 8
+
+
+def test_padding_rows_change_neither_gradient_nor_counts() -> None:
+    batch = batch_of(5)
+    torch.testing.assert_close(one_step(with_padding(batch, 3)), one_step(batch))
+
+    network = small_network()
+    plain = evaluate(network, [batch], normalise, CPU, in_one_process, 3)
+    padded = evaluate(network, [with_padding(batch, 3)], normalise, CPU, in_one_process, 3)
+    assert padded.rows == plain.rows == 5
+    assert padded.loss == pytest.approx(plain.loss)
+    assert torch.equal(padded.confusion, plain.confusion)
+
+
+def test_a_step_of_padding_alone_has_a_gradient_of_zero() -> None:
+    only_padding = batch_of(4)._replace(weights=torch.zeros(4))
+    assert all(not gradient.any() for gradient in one_step(only_padding))
+
+
+def test_two_unevenly_filled_ranks_average_to_the_gradient_of_one() -> None:
+    whole = batch_of(5)
+    first = Batch(*(tensor[:4] for tensor in whole))
+    second = with_padding(Batch(*(tensor[4:] for tensor in whole)), 3)
+
+    def sum_over_ranks(tensor: Tensor) -> Tensor:
+        is_row_count = tensor.ndim == 0
+        return torch.tensor(5.0) if is_row_count else tensor
+
+    ranks = [one_step(batch, sum_over_ranks, world_size=2) for batch in (first, second)]
+    averaged = [torch.stack(pair).mean(dim=0) for pair in zip(*ranks, strict=True)]
+    torch.testing.assert_close(averaged, one_step(whole))
+
+
+def test_ranks_leave_an_epoch_with_the_mean_of_their_batch_statistics() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 3))
+    optimizer = make_optimizer("sgd", network.parameters(), 0.0)
+    other_rank = torch.tensor([1.0, 2.0, 3.0])
+
+    def sum_over_ranks(tensor: Tensor) -> Tensor:
+        return tensor + other_rank if tensor.shape == other_rank.shape else tensor
+
+    train_epoch(
+        network, [batch_of(4)], optimizer, normalise, no_change, CPU, sum_over_ranks, world_size=2
+    )
+    own = nn.BatchNorm2d(3)
+    own(normalise(batch_of(4).images))
+    mean = dict(network.named_buffers())["0.running_mean"]
+    assert own.running_mean is not None
+    torch.testing.assert_close(mean, (own.running_mean + other_rank) / 2)
+
+
+def test_the_confusion_matrix_has_true_classes_as_rows() -> None:
+    class AlwaysOne(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([[0.0, 1.0, 0.0]]).repeat(len(images), 1)
+
+    batch = batch_of(3)._replace(labels=torch.tensor([0, 1, 2]))
+    evaluation = evaluate(AlwaysOne(), [batch], normalise, CPU, in_one_process, 3)
+    assert evaluation.confusion.tolist() == [[0, 1, 0], [0, 1, 0], [0, 1, 0]]
+    assert evaluation.accuracy == pytest.approx(1 / 3)
+
+
+def test_training_stops_after_patience_and_flags_the_best_epoch() -> None:
+    # The labels turn round after the second epoch: from there on the validation loss rises.
+    labels = iter([0, 0, 2, 2, 2, 2, 2])
+    batch = batch_of(8)._replace(labels=torch.zeros(8, dtype=torch.int64))
+    network = small_network()
+    state = fit(
+        network,
+        make_optimizer("adam", network.parameters(), 1e-2),
+        lambda epoch: [batch],
+        lambda: [batch._replace(labels=torch.full((8,), next(labels)))],
+        replace(SETTINGS, epochs=20, patience=2),
+        normalise,
+        no_change,
+    )
+    assert [report.improved for report in state.history] == [True, True, False, False]
+    assert state.best_loss == state.history[1].validation_loss
+    assert state.epochs_without_improvement == 2
+
+
+def test_a_run_resumed_from_json_continues_the_same_history() -> None:
+    undisturbed = run_fit()
+
+    network = small_network(dropout=0.5)
+    optimizer = make_optimizer("sgd", network.parameters(), 0.05)
+    saved = run_fit(replace(SETTINGS, epochs=1), network=network, optimizer=optimizer)
+    state = FitState.from_json(json.loads(json.dumps(saved.to_json())))
+    assert state == saved
+    resumed = run_fit(state=state, network=network, optimizer=optimizer)
+    assert losses(resumed) == losses(undisturbed)
+    assert [report.epoch for report in resumed.history] == [0, 1, 2]
+
+
+def test_a_run_that_had_stopped_does_nothing_when_resumed() -> None:
+    stopped = FitState(epoch=1, best_loss=0.1, epochs_without_improvement=3)
+    assert run_fit(state=stopped).history == []
+
+
+def test_a_state_that_has_not_begun_goes_through_json() -> None:
+    text = json.dumps(FitState().to_json(), allow_nan=False)
+    assert FitState.from_json(json.loads(text)) == FitState()
+
+
+def test_each_epoch_is_reported_once_with_the_state_that_follows_it() -> None:
+    seen: list[tuple[int, int, int]] = []
+    run_fit(
+        on_epoch=lambda report, state: seen.append((report.epoch, state.epoch, len(state.history)))
+    )
+    assert seen == [(0, 1, 1), (1, 2, 2), (2, 3, 3)]
+
+
+def test_without_validation_rows_the_training_loss_decides() -> None:
+    report = run_fit(validation=lambda: []).history[0]
+    assert report.validation_rows == 0
+    assert report.validation_loss == report.train_loss
+    assert report.improved
+
+
+def test_the_report_tells_rows_speed_and_waiting() -> None:
+    report = run_fit().history[0]
+    assert (report.train_rows, report.validation_rows) == (8, 6)
+    assert report.images_per_second == pytest.approx(8 / report.seconds)
+    assert 0 <= report.wait_share <= 1
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_learning_rate() -> None:
+    with pytest.raises(CatalogBatchError, match=r"epoch 0, step 1, with learning rate 1e\+30"):
+        run_fit(learning_rate=1e30)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_an_optimizer_is_built_by_name(name: Literal["adam", "adamw", "sgd"]) -> None:
+    optimizer = make_optimizer(name, small_network().parameters(), 0.1, weight_decay=0.01)
+    group = optimizer.param_groups[0]
+    assert (type(optimizer).__name__.lower(), group["lr"], group["weight_decay"]) == (
+        name,
+        0.1,
+        0.01,
+    )
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(BadInputError, match="'adam', 'adamw' or 'sgd'"):
+        make_optimizer("lion", small_network().parameters(), 0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("googlenet", 32), ("inception_v3", 299)])
+def test_auxiliary_heads_learn_too(architecture: str, side: int) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, 3, image_side=side)
+    optimizer = make_optimizer("sgd", network.parameters(), 0.0)
+    totals = train_epoch(network, [batch_of(2, side=side)], optimizer, normalise, no_change, CPU)
+    auxiliary = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if name.startswith(("aux", "AuxLogits"))
+    ]
+    assert auxiliary and all(parameter.grad is not None for parameter in auxiliary)
+    assert totals.rows == 2
