@@ -1,4 +1,4 @@
-"""Write a training set version: ``catalog-batch build-training-set`` as a script, with the same options."""
+"""Write a training set: ``catalog-batch build-training-set`` as a script, same options."""
 
 from catalog_batch.cli import main
 

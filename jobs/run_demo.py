@@ -1,4 +1,4 @@
-"""Run the whole line on a synthetic catalogue: ``catalog-batch demo`` as a script, with the same options."""
+"""Run the whole line: ``catalog-batch demo`` as a script, with the same options."""
 
 from catalog_batch.cli import main
 

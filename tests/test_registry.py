@@ -147,16 +147,18 @@ def test_a_tracked_run_holds_its_curve_and_is_not_doubled_by_a_rerun(
 ) -> None:
     shutil.copy(empty_store, tmp_path)
     for last in (0, 1):
-        tracker = Tracker(tmp_path, "run-1", {"learning_rate": 0.001})
+        tracker = Tracker(tmp_path, "run-1", {"num_workers": 2 - last})
         for epoch in range(last + 1):
-            tracker.log_event({"event": "epoch", "epoch": epoch, "validation_loss": 1 / (epoch + 1)})
+            tracker.log_event(
+                {"event": "epoch", "epoch": epoch, "validation_loss": 1 / (epoch + 1)}
+            )
         tracker.end({"test_accuracy": 0.9})
     client = open_store(tmp_path)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     [run] = client.search_runs([experiment.experiment_id])
     history = client.get_metric_history(run.info.run_id, "validation_loss")
     assert {(point.step, point.value) for point in history} == {(0, 1.0), (1, 0.5)}
-    assert run.data.params == {"learning_rate": "0.001"}
+    assert run.data.params == {"num_workers": "2"}
     assert run.data.metrics["test_accuracy"] == 0.9
     assert run.info.status == "FINISHED"
 

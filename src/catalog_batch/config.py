@@ -1,7 +1,8 @@
 """Every setting, with its unit, default, bounds and what it trades.
 
-Values come from, later over earlier: the defaults below, ``conf/base.toml``, ``conf/<profile>.toml``,
-``CATALOG_BATCH__SECTION__KEY`` in the environment, and ``--set section.key=value``.
+Values come from, later over earlier: the defaults below, ``conf/base.toml``,
+``conf/<profile>.toml``, ``CATALOG_BATCH__SECTION__KEY`` in the environment, and
+``--set section.key=value``.
 """
 
 import difflib
@@ -25,7 +26,7 @@ class SparkSettings(_Section):
     """The Spark session. ``spark-submit`` and its properties file win over all of these."""
 
     master: str = "local[*,4]"
-    """Spark master URL; ``local[*,F]`` takes all cores and retries a failed task, plain ``local[*]`` never does."""
+    """Spark master URL; ``local[*,4]`` tries a task four times, plain ``local[*]`` only once."""
 
     driver_memory: str = "3g"
     """Heap of the driver (in local mode: of everything). More helps wide joins, not images."""
@@ -59,7 +60,7 @@ class IngestSettings(_Section):
     """Shortest side in pixels; below it an image is ``too_small`` to tell a product by."""
 
     rows_per_task: int = Field(default=500, ge=1)
-    """Manifest rows a task reads: fewer spread better and lose less to a retry, more start faster."""
+    """Manifest rows a task reads: fewer lose less to a retry, more cost less to start."""
 
 
 class TrainingSetSettings(_Section):

@@ -70,7 +70,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class DecodePolicy:
-    """What is accepted and how it is stored; sides and pixels of the source, quality of the JPEG."""
+    """What is accepted (sides and pixels of the source) and how it is stored (short side, JPEG)."""
 
     stored_side: int = 256
     jpeg_quality: int = 90

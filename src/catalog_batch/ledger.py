@@ -31,7 +31,8 @@ def upsert_rows(
     """
     if not exists(root, table):
         raise MissingTableError(
-            f"Table {table!r} is not in the warehouse {root!r}. Run ingest first, or check --warehouse."
+            f"Table {table!r} is not in the warehouse {root!r}. "
+            "Run ingest first, or check --warehouse."
         )
     with held_lock(lock_folder(root) / f"table-{table}.lock", wait=True):
         target = DeltaTable(f"{root}/{table}")
@@ -74,6 +75,7 @@ def held_lock(path: Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise LockHeldError(
-                f"Another run holds {str(path)!r}. Wait until it ends; the lock goes with its process."
+                f"Another run holds {str(path)!r}. Wait until it ends; the lock goes with its "
+                "process."
             ) from error
         yield

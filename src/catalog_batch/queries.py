@@ -18,6 +18,35 @@ Format = Literal["table", "csv", "json"]
 
 # Statements that read without being queries; anything else that is a command changes something.
 _READING_COMMANDS = ("Describe", "Show", "Explain")
+# What changes something without being named a command or a statement.
+_CHANGING_NODES = frozenset(
+    [
+        "DeleteFromTable",
+        "UpdateTable",
+        "MergeIntoTable",
+        "CreateTable",
+        "CreateTableAsSelect",
+        "CreateView",
+        "ReplaceTable",
+        "ReplaceTableAsSelect",
+        "DropTable",
+        "DropView",
+        "DropNamespace",
+        "TruncateTable",
+        "AddColumns",
+        "AlterColumns",
+        "DropColumns",
+        "RenameTable",
+        "SetTableProperties",
+        "UnsetTableProperties",
+        "CreateNamespace",
+        "CacheTable",
+        "UncacheTable",
+        "LoadData",
+        "RepairTable",
+        "AddCheckConstraint",
+    ]
+)
 _MAX_CELL = 120
 
 
@@ -64,36 +93,6 @@ def _refuse_changes(warehouse: Warehouse, text: str) -> None:
                 f"catalog-batch sql only reads, and this statement is a {name}. "
                 "Tables are changed by the jobs."
             )
-
-
-_CHANGING_NODES = frozenset(
-    [
-        "DeleteFromTable",
-        "UpdateTable",
-        "MergeIntoTable",
-        "CreateTable",
-        "CreateTableAsSelect",
-        "CreateView",
-        "ReplaceTable",
-        "ReplaceTableAsSelect",
-        "DropTable",
-        "DropView",
-        "DropNamespace",
-        "TruncateTable",
-        "AddColumns",
-        "AlterColumns",
-        "DropColumns",
-        "RenameTable",
-        "SetTableProperties",
-        "UnsetTableProperties",
-        "CreateNamespace",
-        "CacheTable",
-        "UncacheTable",
-        "LoadData",
-        "RepairTable",
-        "AddCheckConstraint",
-    ]
-)
 
 
 def _node_names(plan: Any) -> Iterator[str]:

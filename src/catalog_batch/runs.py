@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from catalog_batch import ledger
 from catalog_batch.config import Settings
@@ -19,11 +19,8 @@ logger = logging.getLogger(__name__)
 
 RUN_LOG = "run_log"
 
-
-class Clock(Protocol):
-    """Tells the time, UTC."""
-
-    def __call__(self) -> datetime: ...
+Clock = Callable[[], datetime]
+"""Tells the time, UTC."""
 
 
 class Status(StrEnum):

@@ -67,9 +67,7 @@ def write_training_table(
     """Write, or overwrite as a new version, the training table in a warehouse folder."""
     table = pa.Table.from_pylist(list(example_rows() if rows is None else rows))
     taxonomy = table.schema.get_field_index("taxonomy_version")
-    table = table.set_column(
-        taxonomy, "taxonomy_version", table.column(taxonomy).cast(pa.int32())
-    )
+    table = table.set_column(taxonomy, "taxonomy_version", table.column(taxonomy).cast(pa.int32()))
     write_deltalake(
         str(folder),
         table,

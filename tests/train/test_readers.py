@@ -98,8 +98,7 @@ def test_evaluation_keeps_the_tables_order(training_table: Path) -> None:
     batches = list(reader.evaluation("validation"))
     repeated = list(reader.evaluation("validation"))
     assert all(
-        torch.equal(one.images, other.images)
-        for one, other in zip(batches, repeated, strict=True)
+        torch.equal(one.images, other.images) for one, other in zip(batches, repeated, strict=True)
     )
     assert batches[0].images[0].numpy().tobytes() == reader.first_images("validation", 1).tobytes()
     assert reader.first_images("validation", 16).shape == (16, 16, 16, 3)

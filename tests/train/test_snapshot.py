@@ -67,7 +67,7 @@ def test_a_folder_that_petastorm_would_misread_as_a_url_is_refused(
     tmp_path: Path, training_table: Path
 ) -> None:
     moved = training_table.rename(tmp_path / "n#1")
-    with pytest.raises(TrainingDataError, match="n#1.*Mount the storage, or move the warehouse"):
+    with pytest.raises(TrainingDataError, match=r"n#1.*Mount the storage, or move the warehouse"):
         resolve_snapshot(str(moved))
 
 
@@ -115,11 +115,7 @@ def test_a_table_without_training_rows_is_refused(
 def test_a_class_without_a_training_image_is_refused_by_name(
     tmp_path: Path, write_table: Write, make_rows: Callable[..., list[Any]]
 ) -> None:
-    rows = [
-        row
-        for row in make_rows()
-        if (row["split"], row["category_id"]) != ("train", "lamps")
-    ]
+    rows = [row for row in make_rows() if (row["split"], row["category_id"]) != ("train", "lamps")]
     with pytest.raises(TrainingDataError, match="Home > Lamps"):
         resolve_snapshot(str(write_table(tmp_path / "t", rows)))
 

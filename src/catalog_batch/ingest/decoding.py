@@ -108,6 +108,8 @@ def outcome_of(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> di
 
 def _is_known(row: dict[str, Any], file: SourceFile) -> bool:
     """Return whether the file is the one that an earlier run has dealt with."""
+    if row["known_reason"] == Reason.UNREADABLE:
+        return False  # That was about the storage, not the file: look again.
     if row["known_bytes"] is None or row["known_bytes"] != file.size:
         return False
     if row["known_modified_at"] != file.modified_at:
@@ -150,8 +152,9 @@ def _stored(image: StoredImage, image_id: str, file: SourceFile) -> dict[str, An
 
 
 def _rejected(rejection: Rejection, row: dict[str, Any], file: SourceFile | None) -> dict[str, Any]:
-    # What has no file has nothing that could change: the same finding again is no new attempt.
-    is_same_finding = file is None and row["known_reason"] == rejection.reason
+    # What could not be read has no bytes that could change: the same again is no new attempt.
+    has_bytes = file is not None and rejection.reason != Reason.UNREADABLE
+    is_same_finding = not has_bytes and row["known_reason"] == rejection.reason
     return _located(file) | {
         "outcome": REJECTED,
         "attempts": None if is_same_finding else (row["known_attempts"] or 0) + 1,

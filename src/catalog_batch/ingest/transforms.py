@@ -16,9 +16,9 @@ DEFECT_NO_IMAGE = "the row has no image_uri"
 
 
 def with_key(manifest: DataFrame) -> DataFrame:
-    """Add ``source_uri`` and ``defect``: a row without a product or an image is kept, and told apart.
+    """Add ``source_uri`` and ``defect``, for rows without a product or an image.
 
-    A defective row gets a location made from its content, so that it too has a key.
+    A defective row is kept and gets a location made from its content, so that it too has a key.
     """
     has_product = F.coalesce(F.length(F.trim("product_id")), F.lit(0)) > 0
     has_image = F.coalesce(F.length(F.trim("image_uri")), F.lit(0)) > 0
@@ -124,7 +124,7 @@ def select_product_images(
 
 
 def select_rejections(staged: DataFrame, now: datetime, run_id: str) -> DataFrame:
-    """Return the rows of ``rejected_images`` for images that were tried now, not remembered ones."""
+    """Return the rows of ``rejected_images``, for images that were tried now."""
     return (
         staged.where((F.col("outcome") == REJECTED) & F.col("attempts").isNotNull())
         .drop("content")

@@ -35,7 +35,7 @@ def prediction_udf(
     an empty ``top_k`` and a ``failure``.
     """
 
-    @pandas_udf(PREDICTION_DDL)
+    @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
     def predict(contents: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         predictor = _predictor(bundle_name, top_k, batch_size)
         for batch in contents:

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,9 @@ import ray.train
 import ray.train.torch
 import torch
 from ray._private import ray_constants
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from catalog_batch.config import TrainSettings
@@ -37,7 +39,7 @@ STARTS = 10
 """Attempts, of a minute each, to get a cluster's workers started before a run is given up."""
 
 
-class StopOnBadInput(UserCallback):  # type: ignore[misc]
+class StopOnBadInput(UserCallback):
     """Ends a run whose data or settings are refused: a restart would read the same again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -72,7 +74,7 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
             # A rank waits for the others at most as long as one waits for its batch.
             torch_config=_torch_config(settings, run_folder),
             scaling_config=_scaling(settings, use_gpu),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[arg-type]
                 name=run_folder.name,
                 storage_path=str(run_folder.parent),
                 failure_config=FailureConfig(
@@ -85,7 +87,7 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise _unwrapped(error) from error
+            raise as_our_error(error) from error
 
 
 @contextmanager
@@ -95,10 +97,13 @@ def _cluster(settings: TrainSettings) -> Iterator[None]:
         return
     interrupt = signal.getsignal(signal.SIGINT)
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if settings.ray_address:
-        ray.init(settings.ray_address, **common)
-    else:
-        _start_local(settings, common)
+    with warnings.catch_warnings():
+        # A tip about a future default for visible GPUs, which would let CPU workers see them.
+        warnings.simplefilter("ignore", FutureWarning)
+        if settings.ray_address:
+            ray.init(settings.ray_address, **common)
+        else:
+            _start_local(settings, common)
     try:
         yield
     finally:
@@ -138,7 +143,8 @@ def _use_gpu(settings: TrainSettings) -> bool:
     if settings.num_workers == 0:
         available = torch.cuda.device_count()
     else:
-        available = int(ray.cluster_resources().get("GPU", 0))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        available = int(resources.get("GPU", 0))
     needed = max(1, settings.num_workers)
     if settings.device == "gpu" and available < needed:
         raise ConfigError(
@@ -157,10 +163,9 @@ def _scaling(settings: TrainSettings, use_gpu: bool) -> ScalingConfig:
     )
 
 
-def _unwrapped(error: TrainingFailedError) -> CatalogBatchError:
-    failures = getattr(error, "worker_failures", None) or {
-        0: getattr(error, "controller_failure", error)
-    }
+def as_our_error(error: TrainingFailedError) -> CatalogBatchError:
+    """Find our error in a failure of Ray Train, a refusal first, or describe a foreign one."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
     found = [ours for failure in failures.values() if (ours := _ours(failure)) is not None]
     if found:
         # A rank that fails takes the others with it: the refusal is the cause.
@@ -174,7 +179,8 @@ def _unwrapped(error: TrainingFailedError) -> CatalogBatchError:
 
 def _ours(error: BaseException | None) -> CatalogBatchError | None:
     while error is not None and not isinstance(error, CatalogBatchError):
-        error = getattr(error, "_base_exc", None) or error.__cause__
+        within = getattr(error, "_base_exc", None) or getattr(error, "controller_failure", None)
+        error = within or error.__cause__
     return error
 
 

@@ -5,11 +5,14 @@ stays with the run.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 EVENTS = "events.jsonl"
 POLL_SECONDS = 0.2
@@ -49,8 +52,16 @@ def _follow(file: Any, on_event: OnEvent, ended: Event) -> None:
         for part in file:
             line += part
             if line.endswith("\n"):
-                on_event(json.loads(line))
+                _tell(on_event, line)
                 line = ""
         if is_last_look:
             return
         ended.wait(POLL_SECONDS)
+
+
+def _tell(on_event: OnEvent, line: str) -> None:
+    try:
+        on_event(json.loads(line))
+    except Exception:
+        # What is told about a run must not end it, nor hide what comes after.
+        logger.exception("Telling of an event failed: %s", line.strip())

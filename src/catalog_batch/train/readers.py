@@ -145,7 +145,8 @@ def counted(rows: Rows, expected: int, what: str) -> Rows:
     """
     read = 0
     with closing(rows):
-        for read, row in enumerate(rows, start=1):
+        for row in rows:
+            read += 1
             yield row
     if read != expected:
         raise ReconciliationError(

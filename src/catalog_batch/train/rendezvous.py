@@ -17,7 +17,7 @@ RENDEZVOUS = ".ranks-"
 
 
 @dataclass
-class FileTorchConfig(TorchConfig):  # type: ignore[misc]
+class FileTorchConfig(TorchConfig):
     """Torch's process group over ``gloo`` or ``nccl``, set up through a file."""
 
     folder: str = ""
@@ -29,8 +29,8 @@ class FileTorchConfig(TorchConfig):  # type: ignore[misc]
         return _FileBackend
 
 
-class _FileBackend(_TorchBackend):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: FileTorchConfig) -> None:
+class _FileBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         on_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         # A file that another group used before would make the ranks wait for it.
         file = Path(backend_config.folder) / f"{RENDEZVOUS}{uuid.uuid4().hex}"

@@ -19,12 +19,10 @@ class Tracker:
         Args:
             registry_folder: The registry's folder.
             run_id: Of the training run; the name it is found by.
-            params: Settings, logged as text; MLflow refuses to change one later.
+            params: Settings of a new run, logged as text; a found one keeps its own.
         """
         self._client = open_store(registry_folder)
-        self._id = self._find(run_id) or self._create(run_id)
-        for name, value in params.items():
-            self._client.log_param(self._id, name, value)
+        self._id = self._find(run_id) or self._create(run_id, params)
 
     def log_event(self, event: Mapping[str, Any]) -> None:
         """Log an ``epoch`` event's figures as metrics of that step; ignore other events."""
@@ -48,6 +46,9 @@ class Tracker:
         runs = self._client.search_runs([self._experiment()], tag, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
-    def _create(self, run_id: str) -> str:
-        run = self._client.create_run(self._experiment(), tags={RUN_TAG: run_id}, run_name=run_id)
+    def _create(self, run_id: str, params: Mapping[str, Any]) -> str:
+        tags = {RUN_TAG: run_id}
+        run = self._client.create_run(self._experiment(), tags=tags, run_name=run_id)
+        for name, value in params.items():
+            self._client.log_param(run.info.run_id, name, value)
         return str(run.info.run_id)

@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray.train
 import ray.train.collective
-import ray.train.torch
 import torch
-import torch.distributed
-from torch import Tensor, nn
+from torch import nn
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
@@ -21,6 +19,7 @@ from catalog_batch.modeling.networks import build_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.loop import FitSettings, evaluate, fit, make_optimizer
 from catalog_batch.train.metrics import summary
+from catalog_batch.train.ranks import Rank, reduce_sum
 from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
 from catalog_batch.train.reports import EpochReport, FitState
 from catalog_batch.train.snapshot import Snapshot
@@ -44,27 +43,6 @@ def refuse_pickled_metadata(environment: Mapping[str, str]) -> None:
             f"{UNSAFE_VARIABLE}={value!r} lets a Parquet file run code in this process. Unset it, "
             "on every node of the cluster, before training."
         )
-
-
-@dataclass(frozen=True)
-class Rank:
-    """This process among the ones that train together."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        """Whether this rank writes what all ranks agree on."""
-        return self.rank == 0
-
-    @classmethod
-    def current(cls, use_gpu: bool) -> "Rank":
-        """Ask Ray Train which rank this is."""
-        context = ray.train.get_context()
-        device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
-        return cls(context.get_world_rank(), context.get_world_size(), device)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -119,14 +97,14 @@ class _Run:
         self.folder = folder
         self.rank = rank
         self.state = FitState()
-        self.plain = _network(settings, reader.snapshot)
+        self.plain = rank.built_in_turn(lambda: _network(settings, reader.snapshot))
         self.best = checkpoints.on_cpu(self.plain.state_dict())
         if resume_from is not None:
             self.state = checkpoints.read_state(resume_from)
             self.best = checkpoints.read_weights(resume_from, checkpoints.BEST)
             self.plain.load_state_dict(checkpoints.read_weights(resume_from, checkpoints.MODEL))
         self.plain.to(rank.device)
-        self.network = _parallel(self.plain, rank)
+        self.network = rank.in_parallel(self.plain)
         self.optimizer = make_optimizer(
             settings.optimizer,
             self.network.parameters(),
@@ -154,7 +132,7 @@ class _Run:
             ),
             self.reader.preprocessing.normalise,
             build_augmentation(self.settings.augmentation, seed).to(self.rank.device),
-            _reduce_sum,
+            reduce_sum,
             self.state,
             self._after_epoch,
         )
@@ -214,7 +192,7 @@ class _Run:
             self.reader.evaluation(split),
             self.reader.preprocessing.normalise,
             self.rank.device,
-            _reduce_sum,
+            reduce_sum,
             len(snapshot.classes),
         )
         _reconcile(snapshot, split, evaluation.rows)
@@ -227,36 +205,14 @@ class _Run:
 
 
 def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
-    def build() -> nn.Module:
-        torch.manual_seed(settings.seed)
-        return build_network(
-            settings.architecture,
-            len(snapshot.classes),
-            settings.weights,
-            settings.weights_sha256,
-            preprocessing_for(settings).side,
-        )
-
-    is_first_here = ray.train.get_context().get_local_rank() == 0
-    network = build() if is_first_here else None
-    # The others of this machine find the downloaded weights instead of downloading them too.
-    ray.train.collective.barrier()
-    return network or build()
-
-
-def _parallel(network: nn.Module, rank: Rank) -> nn.Module:
-    if rank.world_size == 1:
-        return network
-    wrapped: nn.Module = ray.train.torch.prepare_model(network, move_to_device=rank.device)
-    return wrapped
-
-
-def _reduce_sum(tensor: Tensor) -> Tensor:
-    if not torch.distributed.is_initialized():
-        return tensor
-    total = tensor.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total
+    torch.manual_seed(settings.seed)
+    return build_network(
+        settings.architecture,
+        len(snapshot.classes),
+        settings.weights,
+        settings.weights_sha256,
+        preprocessing_for(settings).side,
+    )
 
 
 def _reconcile(snapshot: Snapshot, split: str, rows: int) -> None:

@@ -1,0 +1,50 @@
+# make help explains every target.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format docs lock wheel clean
+
+help:  ## Explain every target
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(VENV)/ready  ## Make .venv, install the pinned dependencies, fetch Delta's JARs once
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is missing. Install it (Debian: apt install python3.11 python3.11-venv), or name it: make setup PYTHON=/path/to/python3.11"; exit 20; }
+	@{ [ -n "$$JAVA_HOME" ] && [ -x "$$JAVA_HOME/bin/java" ]; } || command -v java >/dev/null || { echo "Java 17 is missing. Install a JDK 17 (Debian: apt install openjdk-17-jre-headless), or set JAVA_HOME to one."; exit 20; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/catalog-batch doctor --fetch-jars
+	@touch $@
+
+demo: setup  ## Run the whole line on a synthetic catalogue; everything is left in demo/
+	$(BIN)/catalog-batch demo
+
+test: setup  ## Run all tests in local mode
+	$(BIN)/python -m pytest
+
+check: setup  ## Run ruff, mypy --strict and the import contracts
+	$(BIN)/ruff check src jobs tests benchmarks
+	$(BIN)/ruff format --check src jobs tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix-only src jobs tests benchmarks
+	$(BIN)/ruff format src jobs tests benchmarks
+
+docs: setup  ## Write docs/data_dictionary.md anew from schemas/
+	$(BIN)/python docs/write_data_dictionary.py
+
+lock:  ## Resolve requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-header -o requirements.lock
+
+wheel: setup  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## Remove what the other targets made, but not the warehouse
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
