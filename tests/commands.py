@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -14,16 +15,17 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended: its exit code and what it printed."""
+    """A command that ended: what it was, its exit code and what it printed."""
 
+    command: str
     exit_code: int
     output: str
     errors: str
 
     @property
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """The status line: the last line of standard output."""
-        status: dict[str, object] = json.loads(self.output.strip().splitlines()[-1])
+        status: dict[str, Any] = json.loads(self.output.strip().splitlines()[-1])
         return status
 
 
@@ -33,28 +35,40 @@ def run_command(arguments: Sequence[str | Path], cwd: Path = ROOT, **variables: 
     finished = subprocess.run(
         list(map(str, arguments)), cwd=cwd, env=environment, capture_output=True, text=True
     )
-    return Finished(finished.returncode, finished.stdout, finished.stderr)
+    command = " ".join(map(str, arguments))
+    return Finished(command, finished.returncode, finished.stdout, finished.stderr)
 
 
 @dataclass(frozen=True)
 class Line:
-    """The whole line, run once: where it is, and how each job ended."""
+    """The whole line, run once: where it is, and the commands that made it."""
 
     folder: Path
-    jobs: dict[str, Finished]
+    commands: list[Finished]
 
     @property
-    def warehouse(self) -> str:
-        return str(self.folder / "warehouse")
+    def warehouse(self) -> Path:
+        """The folder of its tables."""
+        return self.folder / "warehouse"
 
     @property
-    def manifest(self) -> str:
-        return str(self.folder / "catalogue" / "manifest.csv")
+    def manifest(self) -> Path:
+        """The manifest it was made from."""
+        return self.folder / "catalogue" / "manifest.csv"
 
     @property
-    def images(self) -> str:
-        return str(self.folder / "catalogue" / "images")
+    def images(self) -> Path:
+        """The folder of the source images."""
+        return self.folder / "catalogue" / "images"
+
+    def job(self, verb: str) -> Finished:
+        """Return how a verb of the console command ended the first time."""
+        return next(
+            command
+            for command in self.commands
+            if command.command.startswith(f"catalog-batch {verb}")
+        )
 
     def run(self, *arguments: str) -> Finished:
         """Run a verb on this warehouse."""
-        return run_command(["catalog-batch", *arguments, "--warehouse", self.warehouse])
+        return run_command(["catalog-batch", *arguments, "--warehouse", str(self.warehouse)])

@@ -75,7 +75,7 @@ class TrainingSetSettings(_Section):
     seed: int = Field(default=17, ge=0)
     """Of the split and the shuffled order: the same seed gives the same table."""
 
-    row_group_kib: int = Field(default=1024, ge=16)
+    row_group_kib: int = Field(default=256, ge=16)
     """Size of a Parquet row group: the unit that is dealt to training workers and shuffled."""
 
     rows_per_file: int = Field(default=50_000, ge=1)
@@ -260,6 +260,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"Settings file {str(path)!r} does not exist.") from error
+    except OSError as error:
+        raise ConfigError(
+            f"Settings file {str(path)!r} cannot be read: {error.strerror}."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"Settings file {str(path)!r} is not valid TOML: {error}.") from error
 

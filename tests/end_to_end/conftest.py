@@ -1,29 +1,25 @@
-"""One small warehouse, made by the console commands themselves, for all end-to-end tests."""
+"""A small warehouse for all end-to-end tests, made by the commands of the README as written."""
+
+import re
+import shlex
+from pathlib import Path
 
 import pytest
-from tests.commands import Line, run_command
+from tests.commands import ROOT, Line, run_command
 
-PRODUCTS = 160
-SMALL_TRAINING = [
-    "--set=train.weights=none",
-    "--set=train.architecture=squeezenet1_1",
-    "--set=train.image_side=48",
-    "--set=train.epochs=1",
-    "--set=training_set.row_group_kib=128",
-]
+_COMMAND = re.compile(r"^\$ (?P<command>.+?)(\s+# exit code (?P<code>\d+))?$", re.MULTILINE)
 
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     folder = tmp_path_factory.mktemp("line")
-    line = Line(folder, {})
-    line.jobs["generate"] = run_command(
-        ["catalog-batch", "generate", folder / "catalogue", "--products", str(PRODUCTS)]
-    )
-    line.jobs["ingest"] = line.run("ingest", line.manifest, "--images", line.images)
-    line.jobs["build-training-set"] = line.run("build-training-set", *SMALL_TRAINING)
-    line.jobs["train"] = line.run("train", *SMALL_TRAINING)
-    line.jobs["score"] = line.run("score")
-    for name, job in line.jobs.items():
-        assert job.exit_code == 0, f"{name}: {job.errors}"
+    for name in ("conf", "jobs"):
+        (folder / name).symlink_to(ROOT / name)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.split("```console\n")[1].split("```")[0]
+    line = Line(folder, [])
+    for match in _COMMAND.finditer(block):
+        finished = run_command(shlex.split(match["command"]), cwd=Path(folder))
+        assert finished.exit_code == int(match["code"] or 0), finished
+        line.commands.append(finished)
     return line

@@ -12,12 +12,6 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 SUBMIT = ["spark-submit", "--properties-file", "conf/spark/local.conf"]
 
 
-def test_scoring_by_spark_submit_finds_nothing_left_to_do(line: Line) -> None:
-    finished = run_command([*SUBMIT, "jobs/score_images.py", "--warehouse", line.warehouse])
-    assert finished.exit_code == 10, finished.errors
-    assert finished.status["status"] == "nothing_to_do"
-
-
 def test_executors_of_a_cluster_ingest_and_score(line: Line, tmp_path: Path) -> None:
     """Two executor processes, which share nothing with the driver but the disk."""
     warehouse = tmp_path / "warehouse"
@@ -35,11 +29,11 @@ def test_executors_of_a_cluster_ingest_and_score(line: Line, tmp_path: Path) -> 
         ]
     )
     assert ingested.exit_code == 0, ingested.errors
-    assert ingested.status["counts"] == line.jobs["ingest"].status["counts"]
-    shutil.copytree(Path(line.warehouse) / "_registry", warehouse / "_registry")
-    scored = run_command([*SUBMIT, *cluster, "jobs/score_images.py", "--warehouse", str(warehouse)])
+    assert ingested.status["counts"] == line.job("ingest").status["counts"]
+    shutil.copytree(line.warehouse / "_registry", warehouse / "_registry")
+    scored = run_command([*SUBMIT, *cluster, "jobs/score_images.py", "--warehouse", warehouse])
     assert scored.exit_code == 0, scored.errors
-    expected = line.jobs["score"].status["counts"]
+    expected = line.job("score").status["counts"]
     assert scored.status["counts"] == expected
 
 

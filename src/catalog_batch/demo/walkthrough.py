@@ -38,7 +38,6 @@ def demo_overrides() -> list[str]:
         "train.epochs=8",
         "train.model_name=demo",
         "score.model=demo@champion",
-        "training_set.row_group_kib=256",
         "ingest.rows_per_task=200",
     ]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -57,6 +57,20 @@ OUTPUT_DDL = (
     "source_height int, is_animated boolean"
 )
 _ROWS_PER_BATCH = 64
+# What a file is rejected for by its content, and so again until the file changes. A permission, a
+# checksum in the manifest or a file that was away may change and leave size and time as they were.
+_LASTING_REASONS = frozenset(
+    {
+        Reason.EMPTY,
+        Reason.TOO_LARGE,
+        Reason.NOT_AN_IMAGE,
+        Reason.FORMAT_NOT_ALLOWED,
+        Reason.TRUNCATED,
+        Reason.UNDECODABLE,
+        Reason.TOO_MANY_PIXELS,
+        Reason.TOO_SMALL,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -110,12 +124,17 @@ def _is_known(row: dict[str, Any], file: SourceFile) -> bool:
     """Return whether the file is the one that an earlier run has dealt with."""
     if row["known_reason"] == Reason.UNREADABLE:
         return False  # That was about the storage, not the file: look again.
-    if row["known_bytes"] is None or row["known_bytes"] != file.size:
+    if not _is_same_file(row, file):
         return False
-    if row["known_modified_at"] != file.modified_at:
+    if row["known_reason"] and row["known_reason"] not in _LASTING_REASONS:
         return False
     expected = row["sha256"]
     return not (expected and row["known_image_id"] and expected.lower() != row["known_image_id"])
+
+
+def _is_same_file(row: dict[str, Any], file: SourceFile) -> bool:
+    is_same_size = row["known_bytes"] is not None and row["known_bytes"] == file.size
+    return is_same_size and row["known_modified_at"] == file.modified_at
 
 
 def _remembered(row: dict[str, Any], file: SourceFile) -> dict[str, Any]:
@@ -133,6 +152,8 @@ def _fresh(
     content = root.read(file)
     if isinstance(content, Rejection):
         return _rejected(content, row, file)
+    # What was read counts, should the file have changed since it was found.
+    file = replace(file, size=len(content))
     image_id = hashlib.sha256(content).hexdigest()
     expected = (row["sha256"] or image_id).lower()
     if expected != image_id:

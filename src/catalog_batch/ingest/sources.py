@@ -62,7 +62,8 @@ class ImageRoot:
     def read(self, file: SourceFile) -> bytes | Rejection:
         """Read a whole file."""
         try:
-            with self._files.open_input_stream(file.path) as stream:
+            # Not "detect", the default: it would unpack x.jpg.gz, however large that becomes.
+            with self._files.open_input_stream(file.path, compression=None) as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             return Rejection(Reason.MISSING, "the file vanished while it was read")
@@ -74,8 +75,10 @@ class ImageRoot:
         if any(ord(character) < 32 for character in image_uri):
             return Rejection(Reason.OUTSIDE_ROOT, "the location holds a control character")
         relative = image_uri
-        for prefix in (self.uri.rstrip("/") + "/", self._root.rstrip("/") + "/"):
-            relative = relative.removeprefix(prefix)
+        for root in (self.uri, self._root):
+            # A relative root is no prefix: images/ may hold a folder images/.
+            if "://" in root or root.startswith("/"):
+                relative = relative.removeprefix(root.rstrip("/") + "/")
         parts = PurePosixPath(relative).parts
         if "://" in relative or relative.startswith("/") or ".." in parts or not parts:
             return Rejection(Reason.OUTSIDE_ROOT, "the location does not lie under the image root")

@@ -44,7 +44,7 @@ def with_position(manifest: DataFrame) -> DataFrame:
 
 def with_category(manifest: DataFrame) -> DataFrame:
     """Replace ``category`` by ``category_path``, normalised, and ``category_id``."""
-    trimmed = F.transform(F.split("category", taxonomy.SEPARATOR), F.trim)
+    trimmed = F.transform(F.split("category", taxonomy.SEPARATOR), lambda part: _stripped(part))
     parts = F.filter(trimmed, lambda part: F.length(part) > 0)
     path = F.when(F.size(parts) > 0, F.array_join(parts, taxonomy.SEPARATOR))
     return (
@@ -52,6 +52,11 @@ def with_category(manifest: DataFrame) -> DataFrame:
         .withColumn("category_id", category_id(F.col("category_path")))
         .drop("category")
     )
+
+
+def _stripped(text: Column) -> Column:
+    """Return a text without white space at its ends: not spaces alone, as ``F.trim`` takes off."""
+    return F.regexp_replace(text, r"(?U)^\s+|\s+$", "")
 
 
 def category_id(path: Column) -> Column:
@@ -96,7 +101,9 @@ def with_known_state(
         F.col("source_bytes").alias("known_bytes"),
         F.col("source_modified_at").alias("known_modified_at"),
     )
-    return rows.join(ingested.unionByName(rejected), KEY, "left")
+    # A run killed between its commits leaves a key in both tables: one row is enough to go by.
+    only_rejected = rejected.join(ingested.select(*KEY), KEY, "left_anti")
+    return rows.join(ingested.unionByName(only_rejected), KEY, "left")
 
 
 def select_new_images(staged: DataFrame, images: DataFrame) -> DataFrame:
