@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalog_batch.errors import ConfigError, ModelRefusedError
-from catalog_batch.modeling.bundle import GOLDEN, SPEC, WEIGHTS
-from catalog_batch.modeling.manifest import write_manifest
+from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, write_manifest
 from catalog_batch.registry import STORE, Registry, open_store
 from catalog_batch.train.tracking import EXPERIMENT, Tracker
 

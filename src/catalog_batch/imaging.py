@@ -5,7 +5,9 @@ its header has been believed to be harmless.
 """
 
 import io
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,9 +16,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-# Pillow raises all of these for damaged files, not OSError alone (TypeError and AttributeError do
-# not occur on reading); EOFError comes from truncated animations.
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError)
+# Pillow raises all of these for damaged files, not OSError alone.
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
 _TRUNCATION_MARKS = ("truncated", "broken data stream", "unexpected end", "not enough")
 
 
@@ -137,8 +148,9 @@ def _header_problem(image: Image.Image, policy: DecodePolicy) -> Rejection | Non
 
 def _store(image: Image.Image, policy: DecodePolicy) -> StoredImage | Rejection:
     source_format, (source_width, source_height) = image.format or "", image.size
-    is_animated = bool(getattr(image, "is_animated", False))
     try:
+        # Looks for a second frame, and so can fail as decoding can.
+        is_animated = bool(getattr(image, "is_animated", False))
         # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; never below what is stored.
         image.draft(image.mode, (policy.stored_side, policy.stored_side))
         # One load, first: a second one after a failure returns partial pixels without an error,
@@ -146,7 +158,8 @@ def _store(image: Image.Image, policy: DecodePolicy) -> StoredImage | Rejection:
         image.load()
         picture = _resized(_as_rgb(ImageOps.exif_transpose(image)), policy.stored_side)
         encoded = io.BytesIO()
-        picture.save(encoded, "JPEG", quality=policy.jpeg_quality)
+        # A comment would be taken over from the source, whatever it says.
+        picture.save(encoded, "JPEG", quality=policy.jpeg_quality, comment=b"")
     except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
         return _decode_problem(error)
     return StoredImage(

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog_batch.errors import ConfigError, ModelRefusedError
-from catalog_batch.modeling.bundle import GOLDEN, SPEC, WEIGHTS
-from catalog_batch.modeling.manifest import verify_manifest
+from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, verify_manifest
 
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER = "champion", "challenger"

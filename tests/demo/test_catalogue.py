@@ -18,7 +18,8 @@ from catalog_batch.demo.summary import CatalogueSummary
 from catalog_batch.errors import BadInputError
 
 PRODUCTS, SEED = 200, 11
-FEW = 60
+FEW = 5
+TWO_CHUNKS = 60
 MAX_PIXELS = 25_000_000
 
 Truth = dict[str, Any]
@@ -67,7 +68,7 @@ def pixels(content: bytes, mode: str = "RGB") -> np.ndarray:
 
 def test_the_same_seed_gives_the_same_bytes_with_one_process_and_with_two(tmp_path: Path) -> None:
     for workers in (1, 2):
-        generate_catalogue(tmp_path / str(workers), FEW, SEED, workers=workers)
+        generate_catalogue(tmp_path / str(workers), TWO_CHUNKS, SEED, workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -285,14 +286,16 @@ def test_a_catalogue_with_other_settings_is_refused(tmp_path: Path) -> None:
         generate_catalogue(tmp_path / "catalogue", 2, SEED, workers=1)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, workers: int) -> None:
-    def interrupt(products: int) -> None:
+@pytest.mark.parametrize(("workers", "products"), [(1, FEW), (2, TWO_CHUNKS)])
+def test_an_interrupted_run_leaves_nothing_behind(
+    tmp_path: Path, workers: int, products: int
+) -> None:
+    def interrupt(finished: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         generate_catalogue(
-            tmp_path / "catalogue", FEW, SEED, workers=workers, on_progress=interrupt
+            tmp_path / "catalogue", products, SEED, workers=workers, on_progress=interrupt
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -57,12 +57,11 @@ OUTPUT_DDL = (
     "source_height int, is_animated boolean"
 )
 _ROWS_PER_BATCH = 64
-# What a file is rejected for by its content, and so again until the file changes. A permission, a
-# checksum in the manifest or a file that was away may change and leave size and time as they were.
+# Found in a file's content, and so found again until the file changes. All else may change while
+# size and time stay: a permission, the manifest's checksum, the largest size allowed.
 _LASTING_REASONS = frozenset(
     {
         Reason.EMPTY,
-        Reason.TOO_LARGE,
         Reason.NOT_AN_IMAGE,
         Reason.FORMAT_NOT_ALLOWED,
         Reason.TRUNCATED,
@@ -122,8 +121,6 @@ def outcome_of(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> di
 
 def _is_known(row: dict[str, Any], file: SourceFile) -> bool:
     """Return whether the file is the one that an earlier run has dealt with."""
-    if row["known_reason"] == Reason.UNREADABLE:
-        return False  # That was about the storage, not the file: look again.
     if not _is_same_file(row, file):
         return False
     if row["known_reason"] and row["known_reason"] not in _LASTING_REASONS:
@@ -173,9 +170,9 @@ def _stored(image: StoredImage, image_id: str, file: SourceFile) -> dict[str, An
 
 
 def _rejected(rejection: Rejection, row: dict[str, Any], file: SourceFile | None) -> dict[str, Any]:
-    # What could not be read has no bytes that could change: the same again is no new attempt.
-    has_bytes = file is not None and rejection.reason != Reason.UNREADABLE
-    is_same_finding = not has_bytes and row["known_reason"] == rejection.reason
+    # The same finding about the same file, or about none, is no new attempt.
+    is_same_file = file is None or _is_same_file(row, file)
+    is_same_finding = is_same_file and row["known_reason"] == rejection.reason
     return _located(file) | {
         "outcome": REJECTED,
         "attempts": None if is_same_finding else (row["known_attempts"] or 0) + 1,

@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from pyspark.errors import AnalysisException
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -55,7 +55,7 @@ def check_splits(manifest: DataFrame) -> None:
     """
     unknown = [
         row["split"]
-        for row in manifest.where(F.col("split").isNotNull() & _known_split().isNull())
+        for row in manifest.where((F.trim("split") != "") & _known_split().isNull())
         .select("split")
         .distinct()
         .limit(5)
@@ -90,7 +90,7 @@ def _read_file(spark: SparkSession, uri: str) -> DataFrame:
             manifest = spark.read.json(uri, primitivesAsString=True)
         else:
             manifest = spark.read.parquet(uri)
-    except AnalysisException as error:
+    except PySparkException as error:
         raise ManifestError(
             f"Manifest {uri!r} cannot be read: {str(error).splitlines()[0]}"
         ) from error

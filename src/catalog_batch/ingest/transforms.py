@@ -22,11 +22,7 @@ def with_key(manifest: DataFrame) -> DataFrame:
     """
     has_product = F.coalesce(F.length(F.trim("product_id")), F.lit(0)) > 0
     has_image = F.coalesce(F.length(F.trim("image_uri")), F.lit(0)) > 0
-    # Maps have no JSON order to rely on; the named columns tell rows apart well enough.
-    named = [name for name in manifest.columns if name != "attributes"]
-    fingerprint = F.concat(
-        F.lit("row:"), F.substring(F.sha2(F.to_json(F.struct(*named)), 256), 1, 16)
-    )
+    fingerprint = F.concat(F.lit("row:"), F.substring(F.sha2(_as_json(manifest), 256), 1, 16))
     defect = F.when(~has_product, DEFECT_NO_PRODUCT).when(~has_image, DEFECT_NO_IMAGE)
     return manifest.select(
         F.when(has_product, F.col("product_id")).otherwise("").alias("product_id"),
@@ -38,7 +34,8 @@ def with_key(manifest: DataFrame) -> DataFrame:
 
 def with_position(manifest: DataFrame) -> DataFrame:
     """Make ``position`` an integer; 0 where it is missing, negative or no number."""
-    number = F.expr("try_cast(position AS INT)")
+    # By way of a double: pandas writes the whole numbers of a column with gaps as 1.0.
+    number = F.expr("try_cast(try_cast(position AS DOUBLE) AS INT)")
     return manifest.withColumn("position", F.greatest(F.coalesce(number, F.lit(0)), F.lit(0)))
 
 
@@ -54,6 +51,15 @@ def with_category(manifest: DataFrame) -> DataFrame:
     )
 
 
+def _as_json(manifest: DataFrame) -> Column:
+    """Return a text that tells rows apart by all their columns."""
+    columns = [F.col(name) for name in manifest.columns if name != "attributes"]
+    if "attributes" in manifest.columns:
+        # The entries of a map come in no order to rely on.
+        columns.append(F.sort_array(F.map_entries("attributes")).alias("attributes"))
+    return F.to_json(F.struct(*columns))
+
+
 def _stripped(text: Column) -> Column:
     """Return a text without white space at its ends: not spaces alone, as ``F.trim`` takes off."""
     return F.regexp_replace(text, r"(?U)^\s+|\s+$", "")
@@ -66,8 +72,7 @@ def category_id(path: Column) -> Column:
 
 def drop_repeated_rows(manifest: DataFrame) -> DataFrame:
     """Keep one row for each key: the lowest position, then the first in order of its content."""
-    named = [name for name in manifest.columns if name != "attributes"]
-    order = Window.partitionBy(*KEY).orderBy("position", F.to_json(F.struct(*named)))
+    order = Window.partitionBy(*KEY).orderBy("position", _as_json(manifest))
     return manifest.withColumn("_rank", F.row_number().over(order)).where("_rank = 1").drop("_rank")
 
 

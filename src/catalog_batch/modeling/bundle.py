@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from catalog_batch.errors import BadInputError
-from catalog_batch.modeling.manifest import refusal, verify_manifest, write_manifest
+from catalog_batch.modeling.manifest import (
+    GOLDEN,
+    SPEC,
+    WEIGHTS,
+    refusal,
+    verify_manifest,
+    write_manifest,
+)
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.spec import BundleSpec, ClassLabel
 
@@ -37,7 +44,7 @@ __all__ = [
     "write_bundle",
 ]
 
-WEIGHTS, SPEC, GOLDEN = "model.safetensors", "model.json", "golden.npz"
+
 MAX_GOLDEN_IMAGES = 16
 
 GOLDEN_TOLERANCE = 1e-3

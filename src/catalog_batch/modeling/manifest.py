@@ -8,6 +8,7 @@ from pathlib import Path
 from catalog_batch.errors import ModelRefusedError
 
 MANIFEST = "MANIFEST.sha256"
+WEIGHTS, SPEC, GOLDEN = "model.safetensors", "model.json", "golden.npz"
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _MAX_BYTES = 10_000
 

@@ -114,7 +114,7 @@ def newest_whole(run_folder: Path) -> tuple[Path | None, dict[str, str]]:
         The whole checkpoint that came furthest, None when there is none; and what is wrong with
         each of the others, by folder name.
     """
-    found = {path: damage(path) for path in sorted(run_folder.glob("checkpoint_*"))}
+    found = {path: damage(path) for path in _checkpoints(run_folder)}
     whole = [path for path, problem in found.items() if not problem]
     damaged = {path.name: problem for path, problem in found.items() if problem}
     newest = max(whole, key=lambda path: (is_final(path), read_state(path).epoch), default=None)
@@ -133,9 +133,14 @@ def keep(folder: Path, name: str) -> Path:
     kept = folder.parent / f"checkpoint_{name}"
     shutil.rmtree(kept, ignore_errors=True)
     folder.rename(kept)
-    for path in sorted(folder.parent.glob("checkpoint_*"))[:-KEPT]:
+    for path in _checkpoints(folder.parent)[:-KEPT]:
         shutil.rmtree(path)
     return kept
+
+
+def _checkpoints(run_folder: Path) -> list[Path]:
+    # Ray keeps its own notes beside them, in a file of such a name.
+    return sorted(path for path in run_folder.glob("checkpoint_*") if path.is_dir())
 
 
 def _sha256(path: Path) -> str:

@@ -26,7 +26,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
 from catalog_batch.train import checkpoints
-from catalog_batch.train.rendezvous import FileTorchConfig
+from catalog_batch.train.rendezvous import RENDEZVOUS, FileTorchConfig
 from catalog_batch.train.snapshot import Snapshot
 from catalog_batch.train.worker import train_worker
 
@@ -132,6 +132,8 @@ def _start_local(settings: TrainSettings, common: dict[str, Any]) -> None:
 def _torch_config(settings: TrainSettings, run_folder: Path) -> ray.train.torch.TorchConfig:
     # A rank waits for the others at most as long as these wait for two batches.
     timeout_s = math.ceil(2 * settings.stall_seconds)
+    for left_over in run_folder.glob(f"{RENDEZVOUS}*"):
+        left_over.unlink()
     if settings.ray_address:
         return ray.train.torch.TorchConfig(timeout_s=timeout_s)
     return FileTorchConfig(timeout_s=timeout_s, folder=str(run_folder))

@@ -1,0 +1,339 @@
+"""From a table to a bundle, with real Ray workers once and in this process otherwise."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from torch import nn
+
+from catalog_batch.config import TrainSettings
+from catalog_batch.errors import (
+    CatalogBatchError,
+    ConfigError,
+    MissingTableError,
+    ReconciliationError,
+    TrainingDataError,
+)
+from catalog_batch.modeling.bundle import load_bundle
+from catalog_batch.train import checkpoints
+from catalog_batch.train.cluster import StopOnBadInput, as_our_error
+from catalog_batch.train.loop import make_optimizer
+from catalog_batch.train.reports import FitState
+from catalog_batch.train.trainer import TrainedModel, train_classifier
+
+Write = Callable[..., Path]
+Event = dict[str, Any]
+
+
+def settings_for_test(**changes: Any) -> TrainSettings:
+    plain = {
+        "architecture": "mobilenet_v3_small",
+        "weights": "none",
+        "image_side": 32,
+        "batch_size": 8,
+        "epochs": 2,
+        "num_workers": 0,
+        "device": "cpu",
+        "stall_seconds": 60,
+    }
+    return TrainSettings(**{**plain, **changes})
+
+
+def train(table: Path, runs: Path, version: int | None = None, **changes: Any) -> TrainedModel:
+    on_event = changes.pop("on_event", lambda event: None)
+    return train_classifier(
+        str(table),
+        version,
+        settings_for_test(**changes),
+        runs,
+        "run-1",
+        git_commit="abc123",
+        created_at="2026-01-02T03:04:05Z",
+        on_event=on_event,
+    )
+
+
+@dataclass
+class RayRun:
+    model: TrainedModel
+    events: list[Event]
+    marker: Path
+    runs: Path
+    listening: set[str]
+    """Addresses that processes of the run listened on while it trained."""
+
+
+def listening_addresses() -> set[str]:
+    me = psutil.Process()
+    addresses = set()
+    for process in (me, *me.children(recursive=True)):
+        try:
+            connections = process.net_connections("tcp")
+        except psutil.Error:
+            continue
+        addresses |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    return addresses
+
+
+@pytest.fixture(scope="module")
+def ray_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_table: Write,
+    make_rows: Callable[..., list[Any]],
+    plant: Callable[[Path, Path], None],
+) -> RayRun:
+    """Train version 0 on two workers, after an overwrite and with strays in the folder."""
+    folder = tmp_path_factory.mktemp("two_workers")
+    table = write_table(folder / "training_examples")
+    write_table(table, make_rows({"train": 9, "validation": 3}))
+    plant(table, folder / "marker")
+    events: list[Event] = []
+    listening: set[str] = set()
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        listening.update(listening_addresses())
+
+    model = train(table, folder / "runs", version=0, num_workers=2, on_event=on_event)
+    return RayRun(model, events, folder / "marker", folder / "runs", listening)
+
+
+def test_two_workers_see_exactly_the_pinned_versions_rows_in_every_epoch(ray_run: RayRun) -> None:
+    epochs = [event for event in ray_run.events if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == [0, 1]
+    assert {event["train_rows"] for event in epochs} == {48}
+    assert {event["validation_rows"] for event in epochs} == {18}
+    assert ray_run.model.metrics["test_rows"] == 12
+    assert ray_run.model.snapshot_version == 0
+
+
+def test_a_poisoned_file_beside_the_table_is_not_run_by_any_worker(ray_run: RayRun) -> None:
+    assert not ray_run.marker.exists()
+
+
+def test_two_workers_give_a_bundle_that_loads_with_the_measured_figures(ray_run: RayRun) -> None:
+    bundle = load_bundle(ray_run.model.bundle_folder)
+    assert bundle.digest == ray_run.model.digest
+    assert [label.category_id for label in bundle.spec.classes] == ["bags", "shoes", "lamps"]
+    assert bundle.spec.metrics == ray_run.model.metrics
+    assert bundle.spec.training_table_version == 0
+    assert np.array(ray_run.model.confusion["validation"]).sum() == 18
+    assert len(ray_run.model.history) == 2
+
+
+def test_a_local_run_listens_on_the_loopback_only(ray_run: RayRun) -> None:
+    assert ray_run.listening
+    assert ray_run.listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_ray_is_shut_down_by_the_run_that_started_it(ray_run: RayRun) -> None:
+    assert not ray.is_initialized()
+
+
+def test_a_finished_run_gives_its_model_again_without_training(
+    ray_run: RayRun, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    table = ray_run.runs.parent / "training_examples"
+    again = train(table, ray_run.runs, num_workers=0, on_event=events.append)
+    assert again == ray_run.model
+    assert events == []
+
+
+@pytest.mark.end_to_end
+def test_a_killed_worker_costs_no_row_and_changes_no_result(
+    ray_run: RayRun, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+
+    def kill_a_worker_after_the_first_epoch(event: Event) -> None:
+        events.append(event)
+        if [told["event"] for told in events] == ["epoch"]:
+            running = psutil.Process().children(recursive=True)
+            [worker, *_] = [p for p in running if "ray::RayTrainWo" in p.name()]
+            worker.kill()
+
+    table = ray_run.runs.parent / "training_examples"
+    on_event = kill_a_worker_after_the_first_epoch
+    model = train(table, tmp_path, version=0, num_workers=2, on_event=on_event)
+    assert "resumed" in [event["event"] for event in events]
+    assert [report.train_rows for report in model.history] == [48, 48]
+    assert model.metrics == ray_run.model.metrics
+
+
+@pytest.mark.end_to_end
+def test_an_undecodable_image_ends_a_run_on_two_workers_at_once(
+    write_table: Write, make_rows: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    rows = make_rows()
+    rows[7]["content"] = b"no image at all"
+    with pytest.raises(TrainingDataError, match=rows[7]["image_id"]):
+        train(write_table(tmp_path / "t", rows), tmp_path / "runs", num_workers=2)
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def local_run(
+    tmp_path_factory: pytest.TempPathFactory, write_table: Write
+) -> Iterator[tuple[Path, TrainedModel]]:
+    """Train two epochs in this process; returns the folder of table and runs, and the model."""
+    folder = tmp_path_factory.mktemp("in_process")
+    table = write_table(folder / "training_examples")
+    yield folder, train(table, folder / "runs")
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder / "runs", target / "runs")
+    shutil.rmtree(target / "runs" / "run-1" / "bundle")
+    return target / "runs"
+
+
+def test_without_workers_a_run_gives_a_bundle_that_loads(
+    local_run: tuple[Path, TrainedModel],
+) -> None:
+    _, model = local_run
+    assert load_bundle(model.bundle_folder).digest == model.digest
+    assert [report.train_rows for report in model.history] == [48, 48]
+
+
+def test_the_same_settings_give_the_same_losses(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, model = local_run
+    again = train(folder / "training_examples", tmp_path)
+    assert [report.train_loss for report in again.history] == [
+        report.train_loss for report in model.history
+    ]
+    assert again.metrics == model.metrics
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_last_epoch(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, model = local_run
+    runs = copy_of(folder, tmp_path)
+    [final] = runs.glob("run-1/checkpoint_*_final")
+    shutil.rmtree(final)
+    events: list[Event] = []
+    resumed = train(folder / "training_examples", runs, on_event=events.append)
+    assert [event["event"] for event in events] == ["resumed", "evaluated"]
+    assert resumed.metrics == model.metrics
+
+
+def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, model = local_run
+    runs = copy_of(folder, tmp_path)
+    [final] = runs.glob("run-1/checkpoint_*_final")
+    (final / checkpoints.BEST).write_bytes(b"cut off")
+    events: list[Event] = []
+    resumed = train(folder / "training_examples", runs, on_event=events.append)
+    assert [event["event"] for event in events] == ["checkpoint_refused", "resumed", "evaluated"]
+    assert events[0]["checkpoint"] == final.name
+    assert resumed.metrics == model.metrics
+
+
+def test_settings_that_change_what_a_run_is_are_refused_by_name(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, _ = local_run
+    runs = copy_of(folder, tmp_path)
+    with pytest.raises(ConfigError, match=r"'learning_rate': \(0.001, 0.5\)"):
+        train(folder / "training_examples", runs, learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"num_workers": 11}, TrainingDataError, "has 10 row groups .* 11 workers"),
+        ({"version": 5}, MissingTableError, "no version 5"),
+        ({"device": "gpu"}, ConfigError, "train.device is 'gpu' and there are 0 GPUs"),
+        ({"architecture": "resnet0"}, ValueError, "resnet0"),
+        ({"weights": "nowhere.pth"}, ValueError, "nowhere.pth"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_ray_starts(
+    training_table: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    match: str,
+) -> None:
+    if changes.get("device") == "gpu" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(error, match=match):
+        train(training_table, tmp_path / "runs", **changes)
+    assert not ray.is_initialized()
+
+
+def test_a_workers_error_comes_back_as_it_was_raised() -> None:
+    refused = TrainingDataError("Image 'a' cannot be decoded.")
+    lost = UserExceptionWithTraceback(RuntimeError("connection closed"), "Traceback ...")
+    wrapped = UserExceptionWithTraceback(refused, "Traceback ...")
+    assert as_our_error(WorkerGroupError("failed", {0: lost, 1: wrapped})) is refused
+    assert as_our_error(ControllerError(ControllerError(refused))) is refused
+
+
+def test_a_foreign_error_of_a_worker_is_told_with_its_rank_and_last_line() -> None:
+    error = UserExceptionWithTraceback(
+        RuntimeError(), "Traceback:\n  line\nRuntimeError: no memory"
+    )
+    ours = as_our_error(WorkerGroupError("failed", {1: error}))
+    assert type(ours) is CatalogBatchError
+    assert "ranks [1]" in str(ours)
+    assert "RuntimeError: no memory" in str(ours)
+    assert "same run id" in str(ours)
+
+
+def test_bad_input_ends_a_run_at_once_and_other_errors_leave_it_to_ray() -> None:
+    callback = StopOnBadInput()
+    callback.after_exception(None, {0: RuntimeError("lost"), 1: ReconciliationError("lost rows")})
+    with pytest.raises(TrainingDataError, match="no image"):
+        callback.after_exception(
+            None, {1: UserExceptionWithTraceback(TrainingDataError("no image"), "")}
+        )
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_an_optimisers_state_survives_a_checkpoint(tmp_path: Path, name: Any) -> None:
+    network = nn.Linear(2, 2)
+    optimizer = make_optimizer(name, network.parameters(), 0.1)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    checkpoints.write_optimizer(tmp_path, optimizer.state_dict())
+    other = make_optimizer(name, network.parameters(), 0.5)
+    other.load_state_dict(checkpoints.read_optimizer(tmp_path))
+    assert json.dumps(other.state_dict()["param_groups"]) == json.dumps(
+        optimizer.state_dict()["param_groups"]
+    )
+    for parameter, values in optimizer.state_dict()["state"].items():
+        for key, tensor in values.items():
+            assert torch.equal(other.state_dict()["state"][parameter][key], tensor)
+
+
+def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_manager_snapshot.json").write_text("{}")
+    for epoch in range(1, 4):
+        folder = checkpoints.begin(tmp_path)
+        checkpoints.write_json(folder, checkpoints.STATE, FitState(epoch=epoch).to_json())
+        checkpoints.seal(folder)
+        checkpoints.keep(folder, f"{epoch:06d}")
+    assert sorted(path.name for path in tmp_path.glob("checkpoint_0*")) == [
+        "checkpoint_000002",
+        "checkpoint_000003",
+    ]
+    (tmp_path / "checkpoint_000003" / checkpoints.STATE).write_text("{}")
+    newest, damaged = checkpoints.newest_whole(tmp_path)
+    assert newest == tmp_path / "checkpoint_000002"
+    assert damaged == {"checkpoint_000003": "changed files ['state.json']"}
