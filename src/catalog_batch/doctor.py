@@ -51,8 +51,8 @@ def examine(settings: Settings, console: Console) -> bool:
 
 
 def fetch_delta_jars(settings: SparkSettings) -> None:
-    """Let Spark's Ivy fetch Delta's JARs, unless they are there."""
-    if not delta_jars():
+    """Let Spark's Ivy fetch Delta's JARs, unless they are there or no Java can run it."""
+    if not delta_jars() and _java().is_fine:
         build_session(settings, "catalog-batch fetch-jars").stop()
 
 

@@ -65,6 +65,13 @@ def _rows_of_metadata(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _read_metadata(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from _parse_metadata(path)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{str(path)!r} is not UTF-8: {error}. Convert it first.") from error
+
+
+def _parse_metadata(path: Path) -> Iterator[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             for row in csv.DictReader(file):
@@ -77,5 +84,7 @@ def _read_metadata(path: Path) -> Iterator[dict[str, str]]:
                 raise ManifestError(
                     f"Line {number} of {str(path)!r} is no JSON: {error}"
                 ) from error
+            if not isinstance(parsed, dict):
+                raise ManifestError(f"Line {number} of {str(path)!r} is no JSON object: {line!r}")
             if parsed:
                 yield {key: str(value) for key, value in parsed.items() if value is not None}

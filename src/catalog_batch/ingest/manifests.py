@@ -2,6 +2,7 @@
 
 from pathlib import PurePosixPath
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -94,6 +95,9 @@ def _read_file(spark: SparkSession, uri: str) -> DataFrame:
         raise ManifestError(
             f"Manifest {uri!r} cannot be read: {str(error).splitlines()[0]}"
         ) from error
+    except Py4JJavaError as error:
+        # Reading a Parquet footer fails so: a task's error, not an analysis's.
+        raise ManifestError(f"Manifest {uri!r} is damaged, or no {kind} file.") from error
     if not manifest.columns:
         raise ManifestError(f"Manifest {uri!r} is empty.")
     return manifest

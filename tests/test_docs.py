@@ -1,0 +1,44 @@
+"""The documentation says what is so."""
+
+import importlib.util
+import re
+from types import ModuleType
+
+import pytest
+from tests.commands import ROOT, run_command
+
+from catalog_batch.tables import ALL_TABLES, VIEWS
+
+
+def load_script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("script", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_data_dictionary_is_made_from_the_schemas() -> None:
+    written = (ROOT / "docs" / "data_dictionary.md").read_text(encoding="utf-8")
+    assert written == load_script("docs/write_data_dictionary.py").data_dictionary()
+
+
+def test_the_readme_names_every_table_view_and_job_script() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = [table.name for table in ALL_TABLES] + list(VIEWS)
+    scripts = [f"jobs/{path.name}" for path in (ROOT / "jobs").glob("*.py")]
+    assert [name for name in [*names, *scripts] if f"`{name}`" not in readme] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_lead_to_files(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_make_target_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[0].split()
+    explained = run_command(["make", "help"]).output
+    assert [target for target in phony if f"make {target} " not in explained] == []
