@@ -217,14 +217,7 @@ def generate(
     def work() -> None:
         from catalog_batch.demo.catalogue import generate_catalogue
 
-        with progress_bar("drawing products", products) as update:
-            drawn = 0
-
-            def advance(count: int) -> None:
-                nonlocal drawn
-                drawn += count
-                update(drawn)
-
+        with progress_bar("drawing products", products) as advance:
             summary = generate_catalogue(
                 folder, products, seed, workers=workers, on_progress=advance
             )
@@ -294,7 +287,9 @@ def tell_epoch(event: dict[str, Any]) -> None:
             f"loss {event['train_loss']:.3f}, validation loss {event['validation_loss']:.3f}, "
             f"validation accuracy {event['validation_accuracy']:.3f}, "
             f"{event['images_per_second']:.0f} images/s, "
-            f"{event['wait_share']:.0%} waiting" + (" (best)" if event["improved"] else "")
+            f"{event['wait_share']:.0%} waiting" + (" (best)" if event["improved"] else ""),
+            highlight=False,
+            soft_wrap=True,
         )
     else:
         logger.info("training: %s", event)

@@ -27,7 +27,7 @@ def console() -> Console:
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield a function that takes how many are done so far."""
+    """Show a bar on a terminal; yield a function that takes how many more are done."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -39,18 +39,21 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
         transient=True,
     ) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda completed: progress.update(task, completed=completed)
+        yield lambda count: progress.advance(task, count)
 
 
 @contextmanager
 def polled_progress(description: str, total: int | None, read: Callable[[], int]) -> Iterator[None]:
     """Show a bar that follows ``read()`` from a thread while the block works."""
     finished = threading.Event()
-    with progress_bar(description, total) as update:
+    with progress_bar(description, total) as advance:
 
         def follow() -> None:
+            seen = 0
             while not finished.wait(POLL_SECONDS):
-                update(read())
+                now = read()
+                advance(now - seen)
+                seen = now
 
         thread = threading.Thread(target=follow, name="progress", daemon=True)
         thread.start()
@@ -63,7 +66,13 @@ def polled_progress(description: str, total: int | None, read: Callable[[], int]
 
 def counts_table(title: str, counts: Mapping[str, int]) -> Table:
     """Return a table of names and counts, for a console."""
-    table = Table(title=title, title_justify="left", show_header=False, show_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        min_width=len(title),
+        show_header=False,
+        show_edge=False,
+    )
     table.add_column()
     table.add_column(justify="right")
     for name, count in counts.items():

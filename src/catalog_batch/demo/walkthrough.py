@@ -10,6 +10,7 @@ from rich.console import Console
 
 from catalog_batch.config import Settings
 from catalog_batch.demo.catalogue import generate_catalogue
+from catalog_batch.demo.summary import CatalogueSummary
 from catalog_batch.ingest.pipeline import ingest_catalogue
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.progress import counts_table, progress_bar
@@ -88,7 +89,7 @@ def run_demo(
         with step("score", "Score every product"):
             _score(warehouse, trained, settings, clock, out)
         with step("query", "Ask in SQL"):
-            out.print(PREDICTIONS.strip(), highlight=False, style="dim")
+            out.print(PREDICTIONS.strip(), highlight=False, style="dim", soft_wrap=True)
             print(format_rows(*run_query(warehouse, PREDICTIONS), "table"))
     out.print("\n[bold]Time by step[/]")
     for name, taken in seconds.items():
@@ -98,15 +99,8 @@ def run_demo(
     return seconds
 
 
-def _draw(catalogue: Path, products: int, seed: int) -> Any:
-    with progress_bar("drawing", products) as update:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            update(done)
-
+def _draw(catalogue: Path, products: int, seed: int) -> CatalogueSummary:
+    with progress_bar("drawing products", products) as advance:
         return generate_catalogue(catalogue, products, seed, on_progress=advance)
 
 
