@@ -97,12 +97,13 @@ def spark_progress(session: SparkSession, description: str) -> Iterator[None]:
 
 def _own_session(settings: SparkSettings) -> dict[str, str]:
     jars = delta_jars()
-    log_settings = resource_folder("conf") / "spark" / "log4j2.properties"
+    log_settings = (resource_folder("conf") / "spark" / "log4j2.properties").as_uri()
+    java_options = f"-Dlog4j2.configurationFile={log_settings} {settings.java_options}"
     return {
         **_LOCAL,
         "spark.master": settings.master,
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log_settings.as_uri()}",
+        "spark.driver.extraJavaOptions": java_options,
         **({"spark.jars": ",".join(map(str, jars))} if jars else {}),
         **({} if jars else {"spark.jars.packages": DELTA_PACKAGE}),
     }

@@ -177,9 +177,10 @@ class Warehouse:
         """Return what the newest commit was stamped with, empty when it was not by us."""
         text = self._last_commit(table)["userMetadata"]
         try:
-            return dict(json.loads(text or "{}"))
+            stamp = json.loads(text or "{}")
         except json.JSONDecodeError:
             return {}
+        return stamp if isinstance(stamp, dict) else {}
 
     @contextmanager
     def stamped(self, **metadata: str) -> Iterator[None]:
@@ -284,7 +285,11 @@ class Warehouse:
     def register(self) -> list[str]:
         """Register every table and view by name in this session; return the names."""
         names = []
+        is_own_catalog = self.spark.conf.get("spark.sql.catalogImplementation") == "in-memory"
         for table in ALL_TABLES:
+            if is_own_catalog:
+                # Of a warehouse that this session had open before; its data stays.
+                self.spark.sql(f"DROP TABLE IF EXISTS {table.name}")
             if self.exists(table):
                 location = self.path(table).replace("'", "\\'")
                 self.spark.sql(

@@ -89,7 +89,8 @@ def with_category_path(decisions: DataFrame, paths: Mapping[str, str]) -> DataFr
 
 
 def _threshold(thresholds: Mapping[str, float], otherwise: float) -> Column:
-    return F.coalesce(_lookup(thresholds, "best_category_id"), F.lit(otherwise))
+    # A float, as confidences are: 0.7 as a double is more than 0.7 as a float.
+    return F.coalesce(_lookup(thresholds, "best_category_id"), F.lit(otherwise)).cast("float")
 
 
 def _lookup(values: Mapping[str, float] | Mapping[str, str], column: str) -> Column:
