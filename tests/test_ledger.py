@@ -1,0 +1,129 @@
+"""Locks between processes, and small tables written without a JVM."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog_batch import ledger, tables
+from catalog_batch.errors import LockHeldError, MissingTableError
+from catalog_batch.tables import Warehouse
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HOLD = """
+import sys, time
+from pathlib import Path
+from catalog_batch.ledger import held_lock
+with held_lock(Path(sys.argv[1]), wait=False):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """Start a process that holds the lock, and wait until it does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+def test_a_lock_that_another_process_holds_is_refused_until_it_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "job.lock"
+    process = holder(path)
+    try:
+        with pytest.raises(LockHeldError, match=r"job\.lock"), ledger.held_lock(path, wait=False):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with ledger.held_lock(path, wait=False):
+        pass
+
+
+def test_a_lock_is_refused_within_one_process_too_and_free_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "job.lock"
+    once, twice = (ledger.held_lock(path, wait=False) for _ in range(2))
+    with pytest.raises(LockHeldError), once, twice:
+        raise AssertionError("the lock was given twice")
+    with ledger.held_lock(path, wait=False):
+        pass
+
+
+def test_waiting_for_a_lock_takes_it_when_it_is_free(tmp_path: Path) -> None:
+    path, order = tmp_path / "table.lock", []
+
+    def wait_for_it() -> None:
+        with ledger.held_lock(path, wait=True):
+            order.append("second")
+
+    thread = threading.Thread(target=wait_for_it)
+    with ledger.held_lock(path, wait=False):
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("root", ["/data/warehouse", "file:///data/warehouse"])
+def test_locks_of_a_local_warehouse_lie_in_it(root: str) -> None:
+    assert ledger.lock_folder(root) == Path("/data/warehouse/_locks")
+
+
+def test_locks_of_a_warehouse_on_an_object_store_lie_in_the_cache() -> None:
+    first, second = (ledger.lock_folder(f"s3://{bucket}/w") for bucket in "ab")
+    assert first != second
+    assert Path.home() / ".cache" in first.parents
+
+
+def run_row(run_id: str, **columns: Any) -> dict[str, Any]:
+    times = {"started_at": NOW, "finished_at": NOW}
+    fixed = {"job": "train", "status": "published", "exit_code": 0, "config_hash": "0"}
+    return {"run_id": run_id, **fixed, **times, **columns}
+
+
+def test_spark_reads_the_rows_that_were_added_and_updated(warehouse: Warehouse) -> None:
+    warehouse.create(tables.RUN_LOG)
+    root = warehouse.root
+    first = run_row("r1", status="failed", exit_code=1, counts={"stored": 3}, error="it's\nbad")
+    ledger.upsert_rows(root, "run_log", ["run_id"], [first, run_row("r2", rows_in=2)])
+    ledger.upsert_rows(root, "run_log", ["run_id"], [run_row("r1", counts={"stored": 4, "x": 1})])
+    found = {row["run_id"]: row.asDict() for row in warehouse.read(tables.RUN_LOG).collect()}
+    assert set(found) == {"r1", "r2"}
+    assert (found["r1"]["status"], found["r1"]["counts"]) == ("published", {"stored": 4, "x": 1})
+    assert found["r1"]["error"] is None
+    assert found["r2"]["rows_in"] == 2
+    assert found["r1"]["started_at"] == NOW.replace(tzinfo=None)
+
+
+def test_a_row_that_breaks_a_constraint_is_refused(warehouse: Warehouse) -> None:
+    warehouse.create(tables.RUN_LOG)
+    with pytest.raises(Exception, match=r"(?i)status"):
+        ledger.upsert_rows(
+            warehouse.root, "run_log", ["run_id"], [run_row("r1", status="excellent")]
+        )
+    assert warehouse.read(tables.RUN_LOG).count() == 0
+
+
+def test_a_missing_table_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(MissingTableError, match=r"'run_log'.*Run ingest first"):
+        ledger.upsert_rows(str(tmp_path), "run_log", ["run_id"], [run_row("r1")])
+
+
+def test_looking_for_a_table_creates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not ledger.exists("warehouse", "run_log")
+    assert not ledger.exists(str(tmp_path / "other"), "run_log")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,204 @@
+"""SQL that reads, SQL that is refused, and rows as text."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+from pyspark.sql import Row, SparkSession
+
+from catalog_batch import queries, tables
+from catalog_batch.errors import QueryError
+from catalog_batch.queries import format_rows, run_query
+from catalog_batch.tables import Warehouse
+
+READING = [
+    "SELECT 1",
+    "SELECT 1;",
+    "VALUES (1)",
+    "FROM products",
+    "TABLE products",
+    "WITH x AS (SELECT 1) SELECT * FROM x",
+    "SELECT 'DROP TABLE products'",
+    "SELECT * FROM a JOIN (SELECT 1 UNION SELECT 2) USING (b)",
+    "DESCRIBE products",
+    "DESCRIBE HISTORY products",
+    "SHOW TABLES",
+    "SHOW CREATE TABLE products",
+    "EXPLAIN SELECT 1",
+]
+CHANGING = [
+    "INSERT INTO products SELECT 1",
+    "INSERT OVERWRITE products SELECT 1",
+    "WITH x AS (SELECT 1) INSERT INTO products SELECT * FROM x",
+    "FROM x INSERT INTO products SELECT 1",
+    "FROM x INSERT INTO products SELECT 1 INSERT INTO labels SELECT 2",
+    "INSERT OVERWRITE DIRECTORY '/tmp/x' USING parquet SELECT 1",
+    "DELETE FROM products",
+    "UPDATE products SET title = 'x'",
+    "MERGE INTO products USING labels ON true WHEN MATCHED THEN DELETE",
+    "DROP TABLE products",
+    "DROP VIEW review_queue",
+    "DROP DATABASE default CASCADE",
+    "CREATE TABLE x (y int)",
+    "CREATE TABLE x AS SELECT 1",
+    "CREATE VIEW x AS SELECT 1",
+    "CREATE OR REPLACE TEMPORARY VIEW products AS SELECT 1",
+    "CREATE FUNCTION f AS 'some.Class'",
+    "CREATE DATABASE x",
+    "ALTER TABLE products ADD COLUMNS (x int)",
+    "ALTER TABLE products DROP COLUMN title",
+    "ALTER TABLE products RENAME COLUMN title TO x",
+    "ALTER TABLE products RENAME TO x",
+    "ALTER TABLE products SET TBLPROPERTIES ('delta.appendOnly' = 'true')",
+    "ALTER TABLE products SET LOCATION '/tmp/x'",
+    "ALTER TABLE products DROP CONSTRAINT given_split_known",
+    "COMMENT ON TABLE products IS 'x'",
+    "TRUNCATE TABLE products",
+    "OPTIMIZE products",
+    "VACUUM products RETAIN 0 HOURS",
+    "RESTORE TABLE products TO VERSION AS OF 0",
+    "CONVERT TO DELTA parquet.`/tmp/x`",
+    "ANALYZE TABLE products COMPUTE STATISTICS",
+    "REFRESH TABLE products",
+    "CACHE TABLE products",
+    "SET spark.sql.ansi.enabled = false",
+    "RESET",
+    "USE x",
+    "DECLARE VARIABLE x = 1",
+    "ADD JAR '/tmp/x.jar'",
+    "EXECUTE IMMEDIATE 'DROP TABLE products'",
+    "CALL x.y()",
+    "SELECT TRANSFORM(product_id) USING 'cat' FROM products",
+    "WITH t AS (SELECT TRANSFORM(1) USING 'cat') SELECT * FROM t",
+    "SELECT (SELECT TRANSFORM(1) USING 'cat')",
+]
+
+
+@pytest.fixture(scope="module")
+def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """Make a warehouse of two categories."""
+    warehouse = Warehouse(spark, str(tmp_path_factory.mktemp("a 'shop'")))
+    warehouse.create(tables.CATEGORIES)
+    rows = [(1, "c1", None, "Fruit", "Fruit", 1), (1, "c2", "c1", "Apple", "Fruit/Apple", 2)]
+    frame = spark.createDataFrame(
+        rows,
+        "taxonomy_version int, category_id string, parent_id string, name string, path string, "
+        "level int",
+    )
+    warehouse.append(frame, tables.CATEGORIES)
+    yield warehouse
+
+
+def test_a_query_answers_with_names_and_rows(shop: Warehouse) -> None:
+    columns, rows = run_query(
+        shop, "SELECT level, count(*) AS n, max(path) FROM categories GROUP BY 1 ORDER BY 1"
+    )
+    assert columns == ["level", "n", "max(path)"]
+    assert [tuple(row) for row in rows] == [(1, 1, "Fruit"), (2, 1, "Fruit/Apple")]
+
+
+def test_an_older_version_can_be_asked_for_by_name(shop: Warehouse) -> None:
+    _, rows = run_query(shop, "SELECT count(*) FROM categories VERSION AS OF 0")
+    assert rows[0][0] == 0
+
+
+@pytest.mark.parametrize("text", READING)
+def test_a_statement_that_reads_is_let_through(spark: SparkSession, text: str) -> None:
+    queries._refuse_changes(spark, text)
+
+
+@pytest.mark.parametrize("text", CHANGING)
+def test_a_statement_that_changes_something_is_refused(spark: SparkSession, text: str) -> None:
+    with pytest.raises(QueryError, match="only reads"):
+        queries._refuse_changes(spark, text)
+
+
+def test_a_refused_statement_does_nothing(shop: Warehouse) -> None:
+    with pytest.raises(QueryError, match="DeleteFromTable"):
+        run_query(shop, "DELETE FROM categories")
+    assert shop.version(tables.CATEGORIES) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM kategories",
+        "SELECT wrong FROM categories",
+        "SELEC 1",
+        "",
+        "SELECT 1; DROP TABLE categories",
+        "SELECT 1 / 0 FROM categories",
+        "SELECT * FROM categories VERSION AS OF 99",
+        "BEGIN DROP TABLE categories; END",
+    ],
+)
+def test_a_query_that_fails_names_the_tables_that_there_are(shop: Warehouse, text: str) -> None:
+    with pytest.raises(QueryError, match=r"\nTables and views of .*: categories\.$"):
+        run_query(shop, text)
+    assert shop.version(tables.CATEGORIES) == 1
+
+
+def test_an_empty_warehouse_says_what_to_run(warehouse: Warehouse) -> None:
+    with pytest.raises(QueryError, match="none; run ingest first"):
+        run_query(warehouse, "SELECT * FROM products")
+
+
+ROW = Row(
+    title="=1+1",
+    path="Fruit, [red]\nApple",
+    share=0.123456,
+    when=datetime(2026, 1, 1),
+    none=None,
+    content=bytearray(b"123"),
+    counts={"a": 1},
+)
+
+
+def test_csv_cells_that_a_spreadsheet_would_run_are_prefixed() -> None:
+    cells = ["=cmd|x", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "a=b", "", "'"]
+    columns = [f"c{n}" for n in range(len(cells))]
+    text = format_rows(columns, [Row(*cells)], "csv")
+    header, values = csv.reader(io.StringIO(text, newline=""))
+    assert header == columns
+    assert values == ["'=cmd|x", "'+1", "'-1", "'@SUM(A1)", "'\tx", "'\rx", "a=b", "", "'"]
+
+
+def test_csv_leaves_numbers_alone_and_nulls_empty() -> None:
+    text = format_rows(["a", "b", "c"], [Row(-1, -0.5, None)], "csv")
+    assert text == "a,b,c\n-1,-0.5,"
+
+
+def test_csv_columns_that_a_spreadsheet_would_run_are_prefixed() -> None:
+    assert format_rows(["=1+1"], [], "csv") == "'=1+1"
+
+
+def test_json_is_one_object_a_row() -> None:
+    text = format_rows(list(ROW.asDict()), [ROW, ROW], "json")
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert first == second
+    assert first["title"] == "=1+1"
+    assert (first["share"], first["none"], first["counts"]) == (0.123456, None, {"a": 1})
+    assert first["when"] == "2026-01-01 00:00:00"
+
+
+def test_json_holds_no_value_that_json_lacks() -> None:
+    text = format_rows(["x"], [Row(x=float("nan"))], "json")
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {"x": None}
+
+
+def test_a_table_shows_every_cell_and_counts_rows() -> None:
+    text = format_rows(["a", "b", "[c]"], [Row("[red]x[/]", 0.123456, bytearray(b"12"))], "table")
+    assert [name.strip() for name in text.splitlines()[0].split("┃")] == ["a", "b", "[c]"]
+    assert "[red]x[/]" in text
+    assert "0.1235" in text and "<2 bytes>" in text
+    assert text.endswith("\n(1 row)")
+
+
+def test_a_table_shortens_long_cells() -> None:
+    text = format_rows(["a"], [Row("[" * 500), Row(None)], "table")
+    assert "[" * 119 + "…" in text
+    assert "[" * 120 not in text
+    assert text.endswith("(2 rows)")

@@ -1,0 +1,344 @@
+"""The warehouse: creating, evolving, checking and writing tables."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.testing import assertDataFrameEqual
+
+from catalog_batch import tables
+from catalog_batch.errors import MissingTableError, SchemaMismatchError
+from catalog_batch.tables import ALL_TABLES, Table, Warehouse
+
+NOW = datetime(2026, 1, 1)
+LATER = datetime(2026, 1, 2)
+
+
+def product(product_id: str, **columns: Any) -> dict[str, Any]:
+    defaults = {"title": None, "description": None, "category_id": None, "category_path": None}
+    more = {"given_split": None, "attributes": {}, "updated_at": NOW, "run_id": "r1"}
+    return {"product_id": product_id, **defaults, **more, **columns}
+
+
+def rejection(source_uri: str, **columns: Any) -> dict[str, Any]:
+    return {
+        "product_id": "p1",
+        "source_uri": source_uri,
+        "reason": "empty",
+        "detail": "",
+        "attempts": 1,
+        "source_bytes": 0,
+        "source_modified_at": NOW,
+        "first_seen_at": NOW,
+        "last_seen_at": NOW,
+        "run_id": "r1",
+        **columns,
+    }
+
+
+def frame(warehouse: Warehouse, table: Table, *rows: dict[str, Any]) -> DataFrame:
+    return warehouse.spark.createDataFrame([Row(**row) for row in rows], table.schema)
+
+
+def stored(warehouse: Warehouse, table: Table) -> list[dict[str, Any]]:
+    rows = warehouse.read(table).collect()
+    return sorted((row.asDict() for row in rows), key=lambda row: [row[k] for k in table.key])
+
+
+@pytest.fixture(scope="module")
+def complete(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """Make a warehouse with every table, which no test changes."""
+    warehouse = Warehouse(spark, str(tmp_path_factory.mktemp("complete") / "it's a wärehouse/"))
+    warehouse.create(*ALL_TABLES)
+    yield warehouse
+
+
+@pytest.fixture
+def products(warehouse: Warehouse) -> Warehouse:
+    """Open a warehouse that has the products table."""
+    warehouse.create(tables.PRODUCTS)
+    return warehouse
+
+
+def test_every_table_is_created_as_its_ddl_says(complete: Warehouse) -> None:
+    for table in ALL_TABLES:
+        fields = complete.read(table).schema.fields
+        assert [(f.name, f.dataType) for f in fields] == [
+            (f.name, f.dataType) for f in table.schema.fields
+        ], table.name
+        assert set(table.key) <= set(table.columns)
+        assert {*table.stamps, *table.kept} <= set(table.columns)
+
+
+def test_every_column_and_table_says_what_it_holds(complete: Warehouse) -> None:
+    for table in ALL_TABLES:
+        for field in complete.read(table).schema.fields:
+            assert field.metadata.get("comment"), f"{table.name}.{field.name}"
+        assert re.search(r"\) USING DELTA\n(PARTITIONED BY .*\n)?COMMENT '.+'", table.ddl)
+
+
+def test_no_table_has_deletion_vectors(complete: Warehouse) -> None:
+    for table in ALL_TABLES:
+        other = DeltaTable(complete.path(table))
+        assert other.metadata().configuration["delta.enableDeletionVectors"] == "false"
+        assert "deletionVectors" not in (other.protocol().writer_features or [])
+
+
+def test_a_second_implementation_reads_the_same_columns(complete: Warehouse) -> None:
+    for table in ALL_TABLES:
+        fields = DeltaTable(complete.path(table)).schema().fields
+        assert [(field.name, field.nullable) for field in fields] == [
+            (field.name, field.nullable) for field in complete.read(table).schema.fields
+        ]
+
+
+def test_creating_twice_makes_one_version(complete: Warehouse) -> None:
+    complete.create(*ALL_TABLES)
+    assert {complete.version(table) for table in ALL_TABLES} == {0}
+
+
+def test_every_table_and_view_is_registered(complete: Warehouse) -> None:
+    names = complete.register()
+    assert names == [*[table.name for table in ALL_TABLES], *tables.VIEWS]
+    for name in names:
+        assert complete.spark.table(name).columns
+    for view in tables.VIEWS:
+        assert complete.spark.table(view).collect() == []
+
+
+def test_registering_another_warehouse_forgets_the_one_before(
+    complete: Warehouse, products: Warehouse
+) -> None:
+    complete.register()
+    products.upsert(frame(products, tables.PRODUCTS, product("p1")), tables.PRODUCTS)
+    products.register()
+    assert products.spark.table("products").count() == 1
+    complete.register()
+    assert products.spark.table("products").count() == 0
+
+
+def test_a_missing_table_is_named_with_what_to_do(warehouse: Warehouse) -> None:
+    assert not warehouse.exists(tables.IMAGES)
+    for ask in (warehouse.read, warehouse.version):
+        with pytest.raises(MissingTableError, match=r"'images'.*Run the job that writes it"):
+            ask(tables.IMAGES)
+
+
+def older_table(warehouse: Warehouse, columns: str) -> None:
+    path = warehouse.path(tables.CATEGORIES)
+    warehouse.spark.sql(f"CREATE TABLE delta.`{path}` ({columns}) USING DELTA")
+
+
+def test_a_column_that_the_ddl_gained_is_added_with_its_comment(warehouse: Warehouse) -> None:
+    older_table(warehouse, "taxonomy_version INT, category_id STRING")
+    warehouse.spark.sql(f"INSERT INTO delta.`{warehouse.path(tables.CATEGORIES)}` VALUES (1, 'c1')")
+    warehouse.create(tables.CATEGORIES)
+    assert warehouse.read(tables.CATEGORIES).columns == tables.CATEGORIES.columns
+    assert stored(warehouse, tables.CATEGORIES)[0] == {
+        **dict.fromkeys(tables.CATEGORIES.columns),
+        "taxonomy_version": 1,
+        "category_id": "c1",
+    }
+    assert "Granny-Smith" in warehouse.read(tables.CATEGORIES).schema["path"].metadata["comment"]
+    version = warehouse.version(tables.CATEGORIES)
+    warehouse.create(tables.CATEGORIES)
+    assert warehouse.version(tables.CATEGORIES) == version
+
+
+def test_a_column_of_another_type_is_refused_with_the_difference(warehouse: Warehouse) -> None:
+    older_table(warehouse, "taxonomy_version BIGINT, category_id STRING")
+    with pytest.raises(SchemaMismatchError, match="taxonomy_version is bigint, not int"):
+        warehouse.create(tables.CATEGORIES)
+    assert warehouse.version(tables.CATEGORIES) == 0
+
+
+def test_conforming_selects_casts_and_orders_the_columns(complete: Warehouse) -> None:
+    rows = complete.spark.createDataFrame(
+        [(1, "Fruit", "Fruit", None, "c1", "1", "extra")],
+        "level int, path string, name string, parent_id string, category_id string, "
+        "taxonomy_version string, more string",
+    )
+    assertDataFrameEqual(
+        complete.conform(rows, tables.CATEGORIES),
+        complete.spark.createDataFrame(
+            [(1, "c1", None, "Fruit", "Fruit", 1)], tables.CATEGORIES.schema
+        ),
+    )
+
+
+def test_conforming_names_the_columns_that_are_missing(complete: Warehouse) -> None:
+    rows = complete.spark.createDataFrame([("p1",)], "product_id string")
+    with pytest.raises(SchemaMismatchError, match=r"'labels'.*\['source', 'category_id'"):
+        complete.conform(rows, tables.LABELS)
+
+
+def test_an_upsert_inserts_changes_and_leaves_the_rest(products: Warehouse) -> None:
+    first = [product("p1"), product("p2", title="old"), product("p3", attributes={"a": "1"})]
+    assert products.upsert(frame(products, tables.PRODUCTS, *first), tables.PRODUCTS) == 3
+    second = [
+        product("p1", updated_at=LATER, run_id="r2"),  # other stamps alone
+        product("p2", title="new", updated_at=LATER, run_id="r2"),
+        product("p4", updated_at=LATER, run_id="r2"),
+    ]
+    assert products.upsert(frame(products, tables.PRODUCTS, *second), tables.PRODUCTS) == 2
+    assert stored(products, tables.PRODUCTS) == [first[0], second[1], first[2], second[2]]
+
+
+def test_the_same_rows_twice_make_no_second_version(products: Warehouse) -> None:
+    rows = [product("p1", attributes={"a": "1", "b": "2"}), product("p2", attributes=None)]
+    products.upsert(frame(products, tables.PRODUCTS, *rows), tables.PRODUCTS)
+    version = products.version(tables.PRODUCTS)
+    reordered = [product("p1", attributes={"b": "2", "a": "1"}, run_id="r2"), rows[1]]
+    assert products.upsert(frame(products, tables.PRODUCTS, *reordered), tables.PRODUCTS) == 0
+    assert products.version(tables.PRODUCTS) == version
+
+
+def test_another_map_is_a_change(products: Warehouse) -> None:
+    maps = [{"a": "1"}, {"a": "2"}, {"b": "1"}, {"a": "1", "b": "1"}, {}, None]
+    names = [f"p{number}" for number in range(len(maps))]
+    first = [product(name, attributes={"a": "1"}) for name in names]
+    products.upsert(frame(products, tables.PRODUCTS, *first), tables.PRODUCTS)
+    second = [product(name, attributes=value) for name, value in zip(names, maps, strict=True)]
+    assert products.upsert(frame(products, tables.PRODUCTS, *second), tables.PRODUCTS) == 5
+    assert stored(products, tables.PRODUCTS) == second
+
+
+def test_what_is_kept_stays_as_it_was_first_written(warehouse: Warehouse) -> None:
+    warehouse.create(tables.REJECTED_IMAGES)
+    table = tables.REJECTED_IMAGES
+    warehouse.upsert(frame(warehouse, table, rejection("a")), table)
+    again = rejection("a", attempts=2, first_seen_at=LATER, last_seen_at=LATER)
+    assert warehouse.upsert(frame(warehouse, table, again), table) == 1
+    assert stored(warehouse, table) == [rejection("a", attempts=2, last_seen_at=LATER)]
+
+
+def test_inserting_new_rows_leaves_stored_ones_and_makes_no_version_without_any(
+    products: Warehouse,
+) -> None:
+    rows = frame(products, tables.PRODUCTS, product("p1", title="first"))
+    assert products.insert_new(rows, tables.PRODUCTS) == 1
+    version = products.version(tables.PRODUCTS)
+    same_key = frame(products, tables.PRODUCTS, product("p1", title="second"))
+    assert products.insert_new(same_key, tables.PRODUCTS) == 0
+    assert products.insert_new(same_key.limit(0), tables.PRODUCTS) == 0
+    assert products.version(tables.PRODUCTS) == version
+    assert stored(products, tables.PRODUCTS)[0]["title"] == "first"
+
+
+def test_rows_are_deleted_by_key(products: Warehouse) -> None:
+    rows = frame(products, tables.PRODUCTS, product("p1"), product("p2"))
+    products.upsert(rows, tables.PRODUCTS)
+    assert products.delete(rows.where("product_id = 'p1'").union(rows), tables.PRODUCTS) == 2
+    version = products.version(tables.PRODUCTS)
+    assert products.delete(rows, tables.PRODUCTS) == 0
+    assert products.version(tables.PRODUCTS) == version
+
+
+def test_an_older_version_can_be_read(products: Warehouse) -> None:
+    table = tables.PRODUCTS
+    products.overwrite(frame(products, table, product("p1")), table)
+    products.append(frame(products, table, product("p2")), table)
+    assert [products.read(table, version).count() for version in (0, 1, 2)] == [0, 1, 2]
+    assert products.read(table).count() == 2
+
+
+def test_a_second_implementation_reads_the_same_rows(products: Warehouse) -> None:
+    rows = [product("p1", title="=1+1", attributes={"a": "é"}), product("p2", attributes=None)]
+    products.upsert(frame(products, tables.PRODUCTS, *rows), tables.PRODUCTS)
+    other = DeltaTable(products.path(tables.PRODUCTS))
+    assert other.version() == products.version(tables.PRODUCTS)
+    found = other.to_pyarrow_table().select(["product_id", "title", "attributes"]).to_pylist()
+    assert sorted(found, key=lambda row: row["product_id"]) == [
+        {"product_id": "p1", "title": "=1+1", "attributes": [("a", "é")]},
+        {"product_id": "p2", "title": None, "attributes": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "constraint"),
+    [
+        (product(""), "product_id_not_empty"),
+        (product("p1", given_split="holdout"), "given_split_known"),
+    ],
+)
+def test_a_constraint_refuses_a_bad_row_and_writes_nothing(
+    products: Warehouse, bad: dict[str, Any], constraint: str
+) -> None:
+    rows = frame(products, tables.PRODUCTS, product("p9"), bad)
+    with pytest.raises(Py4JJavaError, match=f"(?i){constraint}"):
+        products.upsert(rows, tables.PRODUCTS)
+    assert products.version(tables.PRODUCTS) == 0
+
+
+def test_a_missing_value_is_refused_where_the_ddl_says_not_null(products: Warehouse) -> None:
+    rows = frame(products, tables.PRODUCTS, product("p1")).selectExpr(
+        "* except (updated_at)", "cast(null as timestamp) as updated_at"
+    )
+    with pytest.raises(Py4JJavaError, match="NOT NULL constraint violated"):
+        products.append(rows, tables.PRODUCTS)
+
+
+def test_commits_are_stamped_inside_the_block_alone(products: Warehouse) -> None:
+    rows = frame(products, tables.PRODUCTS, product("p1"))
+    with products.stamped(run_id="r1", job="ingest"):
+        products.append(rows, tables.PRODUCTS)
+    assert products.last_user_metadata(tables.PRODUCTS) == {"job": "ingest", "run_id": "r1"}
+    products.append(rows, tables.PRODUCTS)
+    assert products.last_user_metadata(tables.PRODUCTS) == {}
+
+
+def test_a_foreign_commit_message_is_no_stamp(products: Warehouse) -> None:
+    rows = frame(products, tables.PRODUCTS, product("p1"))
+    for text in ("by hand", "3", '["a"]'):
+        rows.write.format("delta").mode("append").option("userMetadata", text).save(
+            products.path(tables.PRODUCTS)
+        )
+        assert products.last_user_metadata(tables.PRODUCTS) == {}
+
+
+def test_staged_rows_are_read_back_and_removed(warehouse: Warehouse) -> None:
+    rows = warehouse.spark.createDataFrame([(1,), (2,)], "number int")
+    with warehouse.staged(rows, "run") as staged:
+        assertDataFrameEqual(staged, rows)
+        assert (Path(warehouse.root) / "_staging" / "run" / "_delta_log").is_dir()
+    assert not (Path(warehouse.root) / "_staging" / "run").exists()
+
+
+def test_staged_rows_are_removed_also_after_an_error(warehouse: Warehouse) -> None:
+    rows = warehouse.spark.createDataFrame([(1,)], "number int")
+    with pytest.raises(KeyboardInterrupt), warehouse.staged(rows, "run"):
+        raise KeyboardInterrupt
+    with pytest.raises(PySparkException), warehouse.staged(rows.selectExpr("1 / 0 as x"), "run"):
+        pass
+    assert not (Path(warehouse.root) / "_staging" / "run").exists()
+
+
+def test_clearing_staging_removes_what_a_job_left_and_nothing_else(warehouse: Warehouse) -> None:
+    warehouse.clear_staging("ingest")  # there is no such folder yet
+    staging = Path(warehouse.root) / "_staging"
+    for name in ("ingest-1", "ingest-2", "score-1"):
+        (staging / name).mkdir(parents=True)
+        (staging / name / "part.parquet").write_bytes(b"x")
+    warehouse.clear_staging("ingest")
+    assert [path.name for path in staging.iterdir()] == ["score-1"]
+
+
+def test_a_cached_frame_is_released(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([(1,)], "number int")
+    with pytest.raises(KeyError), tables.cached(rows) as kept:
+        assert kept.is_cached
+        raise KeyError
+    assert not rows.is_cached
+
+
+def test_a_table_without_a_file_says_which(spark: SparkSession) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.sql"):
+        _ = replace(tables.LABELS, name="nothing").ddl
