@@ -74,7 +74,7 @@ def ingest(
         from catalog_batch.tables import open_warehouse
 
         with open_warehouse(settings, "ingest") as tables:
-            ingest_catalogue(tables, manifest, images, settings.ingest, run)
+            ingest_catalogue(tables, manifest, _absolute(images), settings.ingest, run)
 
     _run_job("ingest", work, warehouse, profile, overrides, log_format)
 
@@ -303,10 +303,12 @@ def _settings(warehouse: str | None, profile: str, overrides: list[str] | None) 
         os.environ,
         [*(overrides or []), *named],
     )
-    if "://" in settings.warehouse:
-        return settings
-    # Ray workers have a working directory of their own.
-    return settings.model_copy(update={"warehouse": os.path.abspath(settings.warehouse)})
+    return settings.model_copy(update={"warehouse": _absolute(settings.warehouse)})
+
+
+def _absolute(location: str) -> str:
+    """Make a local path absolute: executors and Ray workers work in folders of their own."""
+    return location if "://" in location else os.path.abspath(location)
 
 
 def _run_job(
