@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from catalog_batch.config import SparkSettings
 from catalog_batch.runs import Clock, Run
 from catalog_batch.spark import build_session
-from catalog_batch.tables import Warehouse
+from catalog_batch.warehouse import Warehouse
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -166,3 +166,9 @@ def test_the_hash_of_settings_changes_with_any_of_them() -> None:
     }
     assert len(hashes) == 4
     assert config_hash(Settings()) in hashes
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    overrides = ["training_set.test_share=0.6", "training_set.validation_share=0.4"]
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        load_settings(overrides=overrides)

@@ -13,7 +13,7 @@ import pytest
 
 from catalog_batch import ledger, tables
 from catalog_batch.errors import LockHeldError, MissingTableError
-from catalog_batch.tables import Warehouse
+from catalog_batch.warehouse import Warehouse
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOLD = """

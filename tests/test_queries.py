@@ -12,7 +12,7 @@ from pyspark.sql import Row, SparkSession
 from catalog_batch import queries, tables
 from catalog_batch.errors import QueryError
 from catalog_batch.queries import format_rows, run_query
-from catalog_batch.tables import Warehouse
+from catalog_batch.warehouse import Warehouse
 
 READING = [
     "SELECT 1",

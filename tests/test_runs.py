@@ -21,7 +21,7 @@ from catalog_batch.errors import (
     ReconciliationError,
 )
 from catalog_batch.runs import Clock, Run, Status, open_run
-from catalog_batch.tables import Warehouse
+from catalog_batch.warehouse import Warehouse
 
 NOW = datetime(2026, 1, 1, 3, 4, 5, tzinfo=UTC)
 

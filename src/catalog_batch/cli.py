@@ -71,7 +71,7 @@ def ingest(
 
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch.ingest.pipeline import ingest_catalogue
-        from catalog_batch.tables import open_warehouse
+        from catalog_batch.warehouse import open_warehouse
 
         with open_warehouse(settings, "ingest") as tables:
             ingest_catalogue(tables, manifest, _absolute(images), settings.ingest, run)
@@ -89,8 +89,8 @@ def build_training_set(
     """Join labels with images, split them by product, and write one table version."""
 
     def work(settings: Settings, run: Run) -> None:
-        from catalog_batch.tables import open_warehouse
         from catalog_batch.training_set.pipeline import build_training_set
+        from catalog_batch.warehouse import open_warehouse
 
         with open_warehouse(settings, "build-training-set") as tables:
             build_training_set(tables, settings.training_set, run)
@@ -140,7 +140,7 @@ def score(
         from catalog_batch.modeling.bundle import check_bundle
         from catalog_batch.registry import Registry
         from catalog_batch.score.pipeline import score_catalogue
-        from catalog_batch.tables import open_warehouse
+        from catalog_batch.warehouse import open_warehouse
 
         # A damaged model is refused before Spark takes its time to start.
         resolved = Registry(settings.registry_folder).resolve(settings.score.model)
@@ -170,7 +170,7 @@ def sql(
 
     def work() -> None:
         from catalog_batch.queries import format_rows, run_query
-        from catalog_batch.tables import open_warehouse
+        from catalog_batch.warehouse import open_warehouse
 
         settings = _settings(warehouse, profile, overrides)
         with open_warehouse(settings, "sql") as tables:
@@ -308,7 +308,8 @@ def _settings(warehouse: str | None, profile: str, overrides: list[str] | None) 
 
 def _absolute(location: str) -> str:
     """Make a local path absolute: executors and Ray workers work in folders of their own."""
-    return location if "://" in location else os.path.abspath(location)
+    local = location.removeprefix("file://")
+    return local if "://" in local else os.path.abspath(local)
 
 
 def _run_job(

@@ -9,9 +9,9 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from catalog_batch.errors import ConfigError
 
@@ -84,6 +84,12 @@ class TrainingSetSettings(_Section):
 
     rows_per_file: int = Field(default=50_000, ge=1)
     """Most rows in one data file."""
+
+    @model_validator(mode="after")
+    def _leave_rows_to_train_on(self) -> Self:
+        if self.test_share + self.validation_share >= 1:
+            raise ValueError("test_share and validation_share leave nothing to train on")
+        return self
 
 
 class TrainSettings(_Section):
@@ -171,9 +177,6 @@ class ScoreSettings(_Section):
 
     min_confidence: float = Field(default=0.5, ge=0, le=1)
     """Below it a product's category is withheld: the decision is ``abstained``."""
-
-    rows_per_task: int = Field(default=2_000, ge=1)
-    """Images a task scores."""
 
 
 class Settings(_Section):

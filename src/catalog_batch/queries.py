@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catalog_batch.errors import QueryError
-from catalog_batch.tables import Warehouse
+from catalog_batch.warehouse import Warehouse
 
 Format = Literal["table", "csv", "json"]
 

@@ -17,8 +17,9 @@ from catalog_batch.config import IngestSettings
 from catalog_batch.errors import ManifestError
 from catalog_batch.ingest.pipeline import Outcomes, ingest_catalogue
 from catalog_batch.runs import Run, Status
-from catalog_batch.tables import Table, Warehouse
+from catalog_batch.tables import Table
 from catalog_batch.taxonomy import category_id
+from catalog_batch.warehouse import Warehouse
 
 COLUMNS = ["product_id", "image_uri", "category", "title", "position", "split", "brand"]
 MANIFEST = [

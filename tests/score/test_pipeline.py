@@ -22,7 +22,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.runs import Run, Status
 from catalog_batch.score.pipeline import ScoreSummary, score_catalogue
-from catalog_batch.tables import Warehouse
+from catalog_batch.warehouse import Warehouse
 
 NOW = datetime(2026, 1, 1)
 SPEC = BundleSpec(

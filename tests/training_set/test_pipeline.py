@@ -17,8 +17,9 @@ from catalog_batch import tables
 from catalog_batch.config import TrainingSetSettings
 from catalog_batch.errors import MissingTableError, TrainingDataError
 from catalog_batch.runs import Run, Status
-from catalog_batch.tables import Table, Warehouse
+from catalog_batch.tables import Table
 from catalog_batch.training_set.pipeline import TrainingSetSummary, build_training_set
+from catalog_batch.warehouse import Warehouse
 
 NOW = datetime(2026, 1, 1)
 PRODUCTS = 60

@@ -17,9 +17,9 @@ from catalog_batch.progress import counts_table, progress_bar
 from catalog_batch.queries import format_rows, run_query
 from catalog_batch.runs import Clock, Run, open_run
 from catalog_batch.score.pipeline import score_catalogue
-from catalog_batch.tables import Warehouse, open_warehouse
 from catalog_batch.train.pipeline import TrainSummary, train_and_register
 from catalog_batch.training_set.pipeline import build_training_set
+from catalog_batch.warehouse import Warehouse, open_warehouse
 
 TRAINING_RUN = "demo"
 PREDICTIONS = """
@@ -36,7 +36,8 @@ def demo_overrides() -> list[str]:
     return [
         "train.weights=none",
         "train.image_side=96",
-        "train.epochs=8",
+        "train.batch_size=16",
+        "train.epochs=10",
         "train.model_name=demo",
         "score.model=demo@champion",
         "ingest.rows_per_task=200",

@@ -9,13 +9,13 @@ from pyspark.sql import functions as F
 
 from catalog_batch import tables
 from catalog_batch.config import IngestSettings
-from catalog_batch.errors import ReconciliationError
+from catalog_batch.errors import ManifestError, ReconciliationError
 from catalog_batch.imaging import DecodePolicy
 from catalog_batch.ingest import transforms
 from catalog_batch.ingest.decoding import REJECTED, STORED, UNCHANGED, SourcePolicy, with_outcomes
 from catalog_batch.ingest.manifests import check_splits, read_manifest
 from catalog_batch.runs import Run, Status
-from catalog_batch.tables import Warehouse, cached
+from catalog_batch.warehouse import Warehouse, cached
 
 JOB = "ingest"
 
@@ -73,6 +73,8 @@ def ingest_catalogue(
     with cached(manifest), cached(_distinct_rows(manifest)) as rows:
         check_splits(manifest)
         rows_in, rows_distinct = manifest.count(), rows.count()
+        if rows_in == 0:
+            raise ManifestError(f"Manifest {manifest_uri!r} has a header and no rows.")
         tasks = max(1, -(-rows_distinct // settings.rows_per_task))
         checked = _checked(warehouse, rows, tasks, _policy(images_root, settings))
         started = time.monotonic()

@@ -13,9 +13,9 @@ from catalog_batch.modeling.bundle import BundleSpec
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
-from catalog_batch.score.udf import prediction_udf, ship_bundle
+from catalog_batch.score.udf import prediction_udf, shipped_bundle
 from catalog_batch.spark import spark_progress
-from catalog_batch.tables import Warehouse, cached
+from catalog_batch.warehouse import Warehouse, cached
 
 JOB = "score"
 
@@ -75,11 +75,14 @@ def _score_images(
         run.rows_in = pending = unscored.count()
         if not pending:
             return 0, 0
-        predicted = _predicted(warehouse, _content_of(images, unscored), model, settings, run)
         started = time.monotonic()
         with (
+            shipped_bundle(warehouse.spark, model.bundle_folder) as bundle,
             spark_progress(warehouse.spark, f"scoring {pending:,} images"),
-            warehouse.staged(predicted, run.run_id) as staged,
+            warehouse.staged(
+                _predicted(_content_of(images, unscored), bundle, model, settings, run),
+                run.run_id,
+            ) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
             failed = _check_calls(staged, pending)
@@ -92,16 +95,15 @@ def _content_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
 
 
 def _predicted(
-    warehouse: Warehouse,
     images: DataFrame,
+    bundle: str,
     model: ModelVersion,
     settings: ScoreSettings,
     run: Run,
 ) -> DataFrame:
-    bundle = ship_bundle(warehouse.spark, model.bundle_folder)
     predict = prediction_udf(bundle, settings.top_k, settings.batch_size)
     return (
-        images.transform(_spread, settings.rows_per_task)
+        images.transform(_spread)
         .select("image_id", predict("content").alias("prediction"))
         .select(
             "image_id",
@@ -114,7 +116,7 @@ def _predicted(
     )
 
 
-def _spread(images: DataFrame, rows_per_task: int) -> DataFrame:
+def _spread(images: DataFrame) -> DataFrame:
     """Give every core work when a table is too small for Spark to split its files."""
     cores = images.sparkSession.sparkContext.defaultParallelism
     if images.rdd.getNumPartitions() >= cores:

@@ -1,6 +1,9 @@
 """The model inside Spark: an iterator pandas UDF that loads once per Python worker and streams."""
 
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -17,13 +20,20 @@ PREDICTION_DDL = (
 )
 
 
-def ship_bundle(spark: SparkSession, folder: Path) -> str:
-    """Send a bundle to every executor once; return the name it is found under there.
+@contextmanager
+def shipped_bundle(spark: SparkSession, folder: Path) -> Iterator[str]:
+    """Send a bundle to every executor once; yield the name it is found under there.
 
-    The folder's name must tell bundles apart: the registry names it by the bundle's digest.
+    The folder's name must tell bundles apart: the registry names it by the bundle's digest. It
+    travels as one archive, for Spark sends folders in local mode alone.
     """
-    spark.sparkContext.addFile(str(folder), recursive=True)
-    return folder.name
+    with tempfile.TemporaryDirectory(prefix="catalog-batch-") as place:
+        archive = f"{place}/{folder.name}.zip"
+        with zipfile.ZipFile(archive, "w") as file:  # stored: weights hardly shrink
+            for path in folder.iterdir():
+                file.write(path, path.name)
+        spark.sparkContext.addArchive(f"{archive}#{folder.name}")
+        yield folder.name
 
 
 def prediction_udf(

@@ -12,8 +12,8 @@ from catalog_batch.config import TrainingSetSettings
 from catalog_batch.errors import TrainingDataError
 from catalog_batch.runs import Run, Status
 from catalog_batch.spark import spark_progress
-from catalog_batch.tables import Warehouse, cached
 from catalog_batch.training_set import transforms
+from catalog_batch.warehouse import Warehouse, cached
 
 JOB = "build-training-set"
 

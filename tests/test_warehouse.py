@@ -16,7 +16,8 @@ from pyspark.testing import assertDataFrameEqual
 
 from catalog_batch import tables
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
-from catalog_batch.tables import ALL_TABLES, Table, Warehouse
+from catalog_batch.tables import ALL_TABLES, Table
+from catalog_batch.warehouse import Warehouse, cached
 
 NOW = datetime(2026, 1, 1)
 LATER = datetime(2026, 1, 2)
@@ -333,7 +334,7 @@ def test_clearing_staging_removes_what_a_job_left_and_nothing_else(warehouse: Wa
 
 def test_a_cached_frame_is_released(spark: SparkSession) -> None:
     rows = spark.createDataFrame([(1,)], "number int")
-    with pytest.raises(KeyError), tables.cached(rows) as kept:
+    with pytest.raises(KeyError), cached(rows) as kept:
         assert kept.is_cached
         raise KeyError
     assert not rows.is_cached

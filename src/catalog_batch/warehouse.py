@@ -1,0 +1,318 @@
+"""The warehouse: Delta folders under one root, and the only code that writes them through Spark.
+
+Rows that come from processes without a JVM are written by ``ledger.py``.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
+
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import MapType, StructField
+
+from catalog_batch.config import Settings
+from catalog_batch.errors import MissingTableError, SchemaMismatchError
+from catalog_batch.resources import resource_folder
+from catalog_batch.spark import build_session
+from catalog_batch.tables import ALL_TABLES, VIEWS, Table
+
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+
+
+@contextmanager
+def cached(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a frame's rows while the block uses them more than once.
+
+    A cached frame that outlives the tables it was made from breaks later writes to them: Spark
+    plans it anew after each commit.
+    """
+    frame.persist()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
+
+
+@contextmanager
+def open_warehouse(settings: Settings, app_name: str) -> Iterator["Warehouse"]:
+    """Open the configured warehouse in a Spark session of its own, stopped at the end."""
+    spark = build_session(settings.spark, f"catalog-batch {app_name}")
+    try:
+        yield Warehouse(spark, settings.warehouse)
+    finally:
+        spark.stop()
+
+
+class Warehouse:
+    """The Delta tables under one root folder or URI."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        """Open the warehouse at ``root``; nothing is created yet."""
+        self.spark = spark
+        self.root = root.rstrip("/")
+
+    def path(self, table: Table) -> str:
+        """Return the folder or URI of a table."""
+        return f"{self.root}/{table.name}"
+
+    def exists(self, table: Table) -> bool:
+        """Return whether the table has been created."""
+        return DeltaTable.isDeltaTable(self.spark, self.path(table))
+
+    def create(self, *tables: Table) -> None:
+        """Create the tables that are missing, and add columns that their DDL has gained.
+
+        Raises:
+            SchemaMismatchError: When a stored column has another type than its DDL says.
+        """
+        for table in tables:
+            if self.exists(table):
+                self._evolve(table)
+            else:
+                self.spark.sql(_creation(table, self.path(table)))
+
+    def read(self, table: Table, version: int | None = None) -> DataFrame:
+        """Read a table, as of ``version`` if one is given.
+
+        Raises:
+            MissingTableError: When the table has not been created.
+        """
+        self._require(table)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.path(table))
+
+    def version(self, table: Table) -> int:
+        """Return the newest version of a table.
+
+        Raises:
+            MissingTableError: When the table has not been created.
+        """
+        self._require(table)
+        return int(self._last_commit(table)["version"])
+
+    def last_user_metadata(self, table: Table) -> dict[str, str]:
+        """Return what the newest commit was stamped with, empty when it was not by us."""
+        text = self._last_commit(table)["userMetadata"]
+        try:
+            stamp = json.loads(text or "{}")
+        except json.JSONDecodeError:
+            return {}
+        return stamp if isinstance(stamp, dict) else {}
+
+    @contextmanager
+    def stamped(self, **metadata: str) -> Iterator[None]:
+        """Stamp every commit made inside the block, so that it can be traced to its run."""
+        self.spark.conf.set(_USER_METADATA, json.dumps(metadata, sort_keys=True))
+        try:
+            yield
+        finally:
+            self.spark.conf.unset(_USER_METADATA)
+
+    def conform(self, frame: DataFrame, table: Table) -> DataFrame:
+        """Select and cast the table's columns, in its order; other columns are dropped.
+
+        Raises:
+            SchemaMismatchError: When columns are missing.
+        """
+        missing = [name for name in table.columns if name not in frame.columns]
+        if missing:
+            raise SchemaMismatchError(
+                f"Cannot write to {table.name!r}: columns {missing} are missing from "
+                f"{frame.columns}. Add them in the pipeline, or change "
+                f"schemas/tables/{table.name}.sql."
+            )
+        return frame.select(
+            *[F.col(f.name).cast(f.dataType).alias(f.name) for f in table.schema.fields]
+        )
+
+    def upsert(self, frame: DataFrame, table: Table) -> int:
+        """MERGE rows by key; return how many were inserted or changed.
+
+        A row that equals the stored one but for its stamps is not written, so the same frame twice
+        makes no second version. ``frame`` must hold each key once.
+        """
+        with cached(self._changes(self.conform(frame, table), table)) as changes:
+            if changes.isEmpty():
+                return 0
+            updates: dict[str, str | Column] = {
+                name: F.col(f"source.{name}") for name in table.columns if name not in table.kept
+            }
+            return self._merge(
+                self._target(table)
+                .merge(changes.alias("source"), _same_key(table))
+                .whenMatchedUpdate(set=updates)
+                .whenNotMatchedInsertAll()
+                .execute()
+            )
+
+    def insert_new(self, frame: DataFrame, table: Table) -> int:
+        """MERGE only the rows whose key is not stored yet; return how many."""
+        return self._merge(
+            self._target(table)
+            .merge(self.conform(frame, table).alias("source"), _same_key(table))
+            .whenNotMatchedInsertAll()
+            .execute()
+        )
+
+    def delete(self, keys: DataFrame, table: Table) -> int:
+        """Delete the rows whose key is in ``keys``; return how many."""
+        doomed = keys.select(*table.key).distinct()
+        stored = self.read(table).select(*table.key)
+        # Even a MERGE that deletes nothing commits a version.
+        if stored.join(doomed, [*table.key], "left_semi").isEmpty():
+            return 0
+        return self._merge(
+            self._target(table)
+            .merge(doomed.alias("source"), _same_key(table))
+            .whenMatchedDelete()
+            .execute()
+        )
+
+    def overwrite(self, frame: DataFrame, table: Table) -> None:
+        """Replace the whole table by ``frame`` in one version."""
+        self.conform(frame, table).write.format("delta").mode("overwrite").save(self.path(table))
+
+    def append(self, frame: DataFrame, table: Table) -> None:
+        """Append rows whose keys are known to be new."""
+        self.conform(frame, table).write.format("delta").mode("append").save(self.path(table))
+
+    @contextmanager
+    def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
+        """Write ``frame`` once to ``_staging/<name>`` and read it back; removed at the end.
+
+        Work that must not run twice (reading images, calling a model) goes through here: a MERGE
+        may evaluate its source more than once.
+        """
+        path = f"{self.root}/_staging/{name}"
+        try:
+            frame.write.format("delta").mode("overwrite").save(path)
+            yield self.spark.read.format("delta").load(path)
+        finally:
+            self._remove(path)
+
+    def clear_staging(self, prefix: str) -> None:
+        """Remove what killed runs of a job left behind; call it holding the job's lock."""
+        folder = self._hadoop_path(f"{self.root}/_staging")
+        files = folder.getFileSystem(self.spark._jsc.hadoopConfiguration())
+        if files.exists(folder):
+            for status in files.listStatus(folder):
+                if status.getPath().getName().startswith(prefix):
+                    files.delete(status.getPath(), True)
+
+    def register(self) -> list[str]:
+        """Register every table and view by name in this session; return the names."""
+        names = []
+        is_own_catalog = self.spark.conf.get("spark.sql.catalogImplementation") == "in-memory"
+        for table in ALL_TABLES:
+            if is_own_catalog:
+                # Of a warehouse that this session had open before; its data stays.
+                self.spark.sql(f"DROP TABLE IF EXISTS {table.name}")
+            if self.exists(table):
+                location = self.path(table).replace("'", "\\'")
+                self.spark.sql(
+                    f"CREATE TABLE IF NOT EXISTS {table.name} USING DELTA LOCATION '{location}'"
+                )
+                names.append(table.name)
+        if len(names) == len(ALL_TABLES):
+            for view in VIEWS:
+                query = (resource_folder("schemas") / "views" / f"{view}.sql").read_text("utf-8")
+                self.spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW {view} AS {query}")
+                names.append(view)
+        return names
+
+    def _require(self, table: Table) -> None:
+        if not self.exists(table):
+            raise MissingTableError(
+                f"Table {table.name!r} is not in the warehouse {self.root!r}. "
+                "Run the job that writes it first, or check --warehouse."
+            )
+
+    def _changes(self, source: DataFrame, table: Table) -> DataFrame:
+        # A MERGE whose update condition never holds still commits a version, hence this join.
+        stored = self.read(table).withColumn("_is_stored", F.lit(True))
+        is_new = F.col("target._is_stored").isNull()
+        return (
+            source.alias("source")
+            .join(stored.alias("target"), _same_key(table), "left")
+            .where(is_new | _differs(table))
+            .select("source.*")
+        )
+
+    def _target(self, table: Table) -> DeltaTable:
+        return DeltaTable.forPath(self.spark, self.path(table)).alias("target")
+
+    def _last_commit(self, table: Table) -> dict[str, str]:
+        row = DeltaTable.forPath(self.spark, self.path(table)).history(1).collect()[0]
+        return row.asDict()
+
+    def _evolve(self, table: Table) -> None:
+        stored = {field.name: field for field in self.read(table).schema.fields}
+        changed = [
+            f"{field.name} is {stored[field.name].dataType.simpleString()}, "
+            f"not {field.dataType.simpleString()}"
+            for field in table.schema.fields
+            if field.name in stored and field.dataType != stored[field.name].dataType
+        ]
+        if changed:
+            raise SchemaMismatchError(
+                f"Stored table {table.name!r} differs from its DDL: {'; '.join(changed)}. "
+                f"Rewrite the table, or restore schemas/tables/{table.name}.sql."
+            )
+        added = [field for field in table.schema.fields if field.name not in stored]
+        if added:
+            columns = ", ".join(_column_ddl(field) for field in added)
+            self.spark.sql(f"ALTER TABLE {_quoted_path(self.path(table))} ADD COLUMNS ({columns})")
+
+    @staticmethod
+    def _merge(metrics: DataFrame) -> int:
+        return int(metrics.collect()[0]["num_affected_rows"])
+
+    def _remove(self, path: str) -> None:
+        folder = self._hadoop_path(path)
+        folder.getFileSystem(self.spark._jsc.hadoopConfiguration()).delete(folder, True)
+
+    def _hadoop_path(self, path: str):  # type: ignore[no-untyped-def]  # a JVM object
+        return self.spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
+
+
+def _creation(table: Table, path: str) -> str:
+    columns = table.ddl.removeprefix(f"CREATE TABLE {table.name} ")
+    return f"CREATE TABLE IF NOT EXISTS {_quoted_path(path)} {columns}"
+
+
+def _quoted_path(path: str) -> str:
+    return "delta.`" + path.replace("`", "``") + "`"
+
+
+def _column_ddl(field: StructField) -> str:
+    comment = field.metadata.get("comment", "").replace("'", "\\'")
+    return f"`{field.name}` {field.dataType.simpleString()} COMMENT '{comment}'"
+
+
+def _same_key(table: Table) -> Column:
+    return reduce(
+        Column.__and__, [F.col(f"target.{name}") == F.col(f"source.{name}") for name in table.key]
+    )
+
+
+def _differs(table: Table) -> Column:
+    """Return whether a matched pair differs in a column that is neither key, stamp nor kept."""
+    ignored = {*table.key, *table.stamps, *table.kept}
+    differences = [
+        ~_comparable(field, "target").eqNullSafe(_comparable(field, "source"))
+        for field in table.schema.fields
+        if field.name not in ignored
+    ]
+    return reduce(Column.__or__, differences, F.lit(False))
+
+
+def _comparable(field: StructField, side: str) -> Column:
+    column = F.col(f"{side}.{field.name}")
+    # Spark does not compare maps; their entries, sorted, it does.
+    is_map = isinstance(field.dataType, MapType)
+    return F.sort_array(F.map_entries(column)) if is_map else column
