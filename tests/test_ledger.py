@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 
 from catalog_batch import ledger, tables
 from catalog_batch.errors import LockHeldError, MissingTableError
@@ -92,32 +93,48 @@ def run_row(run_id: str, **columns: Any) -> dict[str, Any]:
     return {"run_id": run_id, **fixed, **times, **columns}
 
 
-def test_spark_reads_the_rows_that_were_added_and_updated(warehouse: Warehouse) -> None:
+def test_spark_and_pyarrow_read_the_rows_that_were_appended(warehouse: Warehouse) -> None:
     warehouse.create(tables.RUN_LOG)
-    root = warehouse.root
-    first = run_row("r1", status="failed", exit_code=1, counts={"stored": 3}, error="it's\nbad")
-    ledger.upsert_rows(root, "run_log", ["run_id"], [first, run_row("r2", rows_in=2)])
-    ledger.upsert_rows(root, "run_log", ["run_id"], [run_row("r1", counts={"stored": 4, "x": 1})])
+    failed = run_row("r1", status="failed", exit_code=1, counts={"stored": 3}, error="it's\nbad")
+    ledger.append_rows(warehouse.root, "run_log", [failed])
+    ledger.append_rows(warehouse.root, "run_log", [run_row("r2", rows_in=2)])
     found = {row["run_id"]: row.asDict() for row in warehouse.read(tables.RUN_LOG).collect()}
     assert set(found) == {"r1", "r2"}
-    assert (found["r1"]["status"], found["r1"]["counts"]) == ("published", {"stored": 4, "x": 1})
-    assert found["r1"]["error"] is None
+    assert (found["r1"]["status"], found["r1"]["counts"]) == ("failed", {"stored": 3})
     assert found["r2"]["rows_in"] == 2
     assert found["r1"]["started_at"] == NOW.replace(tzinfo=None)
+    by_pyarrow = DeltaTable(f"{warehouse.root}/run_log").to_pyarrow_table()
+    assert set(by_pyarrow["run_id"].to_pylist()) == {"r1", "r2"}
+
+
+def model_row(version: int, alias: str | None) -> dict[str, Any]:
+    texts = {"architecture": "a", "training_table": "t", "git_commit": "g", "digest": "d"}
+    numbers = {"training_table_version": 1, "taxonomy_version": 1, "version": version}
+    named = {"model_name": "m", "alias": alias, "run_id": "r", "registered_at": NOW}
+    return {**texts, **numbers, **named, "metrics": [("accuracy", 0.5)]}
+
+
+def test_replacing_rows_by_the_same_rows_makes_no_version(warehouse: Warehouse) -> None:
+    warehouse.create(tables.MODELS)
+    assert ledger.replace_rows(warehouse.root, "models", [model_row(1, "champion")])
+    assert not ledger.replace_rows(warehouse.root, "models", [model_row(1, "champion")])
+    rows = [model_row(1, None), model_row(2, "champion")]
+    assert ledger.replace_rows(warehouse.root, "models", rows)
+    found = {row["version"]: row["alias"] for row in warehouse.read(tables.MODELS).collect()}
+    assert found == {1: None, 2: "champion"}
+    assert warehouse.version(tables.MODELS) == 2
 
 
 def test_a_row_that_breaks_a_constraint_is_refused(warehouse: Warehouse) -> None:
     warehouse.create(tables.RUN_LOG)
     with pytest.raises(Exception, match=r"(?i)status"):
-        ledger.upsert_rows(
-            warehouse.root, "run_log", ["run_id"], [run_row("r1", status="excellent")]
-        )
+        ledger.append_rows(warehouse.root, "run_log", [run_row("r1", status="excellent")])
     assert warehouse.read(tables.RUN_LOG).count() == 0
 
 
 def test_a_missing_table_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(MissingTableError, match=r"'run_log'.*Run ingest first"):
-        ledger.upsert_rows(str(tmp_path), "run_log", ["run_id"], [run_row("r1")])
+        ledger.append_rows(str(tmp_path), "run_log", [run_row("r1")])
 
 
 def test_looking_for_a_table_creates_nothing(

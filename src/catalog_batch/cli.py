@@ -20,7 +20,7 @@ from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import CatalogBatchError
 from catalog_batch.progress import console, counts_table, progress_bar
 from catalog_batch.resources import resource_folder
-from catalog_batch.runs import Run, open_run
+from catalog_batch.runs import Run, Status, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,30 @@ LogFormat = Annotated[
 
 
 def main(verb: str | None = None) -> None:
-    """Run the command line; a job script passes its verb."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    app([verb, *sys.argv[1:]] if verb else None)
+    """Run the command line and leave the process; a job script passes its verb."""
+    signal.signal(signal.SIGTERM, lambda *_: _stop(143))
+    signal.signal(signal.SIGINT, lambda *_: _stop(130))
+    code: int | str | None = 0
+    try:
+        app([verb, *sys.argv[1:]] if verb else None)
+    except SystemExit as error:
+        code = error.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The run is over and logged. Tearing the interpreter down may still abort in delta-rs or Ray,
+    # and a scheduler would take a published run for a crash.
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _stop(code: int) -> None:
+    """Leave by an exception, so that locks are released and the run is logged as stopped."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "pyspark" in sys.modules:
+        from catalog_batch.spark import cancel_all_jobs
+
+        cancel_all_jobs()
+    sys.exit(code)
 
 
 @app.command(epilog="Example: catalog-batch ingest manifest.csv --images photos/")
@@ -303,13 +324,14 @@ def _settings(warehouse: str | None, profile: str, overrides: list[str] | None) 
         os.environ,
         [*(overrides or []), *named],
     )
-    return settings.model_copy(update={"warehouse": _absolute(settings.warehouse)})
+    return settings.model_copy(
+        update={"warehouse": _absolute(settings.warehouse.removeprefix("file://"))}
+    )
 
 
 def _absolute(location: str) -> str:
     """Make a local path absolute: executors and Ray workers work in folders of their own."""
-    local = location.removeprefix("file://")
-    return local if "://" in local else os.path.abspath(local)
+    return location if "://" in location else os.path.abspath(location)
 
 
 def _run_job(
@@ -329,6 +351,10 @@ def _run_job(
             work(settings, run)
     except CatalogBatchError as error:
         _refuse(error, run)
+    except SystemExit as stopped:
+        run.exit_code = int(stopped.code or 0)
+        print(run.status_line(), flush=True)
+        raise
     except Exception:
         logger.exception("%s crashed", job)
         run.error = run.error or "crashed before it began"
@@ -342,6 +368,7 @@ def _refuse(error: CatalogBatchError, run: Run) -> None:
     console().print(f"[bold red]{type(error).__name__}[/]: ", end="")
     console().print(str(error), markup=False, highlight=False, soft_wrap=True)
     run.exit_code = error.exit_code
+    run.status = Status.FAILED if error.exit_code == 1 else Status.REFUSED
     run.error = run.error or str(error).splitlines()[0]
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, write_deltalake
 
 from catalog_batch.errors import LockHeldError, MissingTableError
 
@@ -21,34 +22,45 @@ def exists(root: str, table: str) -> bool:
     return DeltaTable.is_deltatable(f"{root}/{table}")
 
 
-def upsert_rows(
-    root: str, table: str, key: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> None:
-    """MERGE rows by key into a table; columns that a row does not name become null.
+def append_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows to a table; columns that a row does not name become null.
 
     Raises:
         MissingTableError: When no Spark job has created the table yet.
     """
+    with _locked_table(root, table) as target:
+        write_deltalake(target, _as_arrow(rows, target), mode="append")
+
+
+def replace_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Make the table hold just these rows; return whether it held others.
+
+    Raises:
+        MissingTableError: When no Spark job has created the table yet.
+    """
+    with _locked_table(root, table) as target:
+        wanted = _as_arrow(rows, target)
+        stored = [pq.read_table(file, schema=wanted.schema) for file in target.file_uris()]
+        if stored and pa.concat_tables(stored).to_pylist() == wanted.to_pylist():
+            return False
+        write_deltalake(target, wanted, mode="overwrite")
+        return True
+
+
+@contextmanager
+def _locked_table(root: str, table: str) -> Iterator[DeltaTable]:
     if not exists(root, table):
         raise MissingTableError(
             f"Table {table!r} is not in the warehouse {root!r}. "
             "Run ingest first, or check --warehouse."
         )
     with held_lock(lock_folder(root) / f"table-{table}.lock", wait=True):
-        target = DeltaTable(f"{root}/{table}")
-        schema = pa.schema(target.schema().to_arrow())
-        batch = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-        (
-            target.merge(
-                batch,
-                " AND ".join(f"target.{name} = source.{name}" for name in key),
-                source_alias="source",
-                target_alias="target",
-            )
-            .when_matched_update_all()
-            .when_not_matched_insert_all()
-            .execute()
-        )
+        yield DeltaTable(f"{root}/{table}")
+
+
+def _as_arrow(rows: Sequence[Mapping[str, Any]], target: DeltaTable) -> pa.Table:
+    schema = pa.schema(target.schema().to_arrow())
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
 
 
 def lock_folder(root: str) -> Path:

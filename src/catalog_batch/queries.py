@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -24,8 +25,16 @@ _READING_COMMANDS = ("Describe", "Show", "Explain")
 _COMMAND_CLASSES = ("Command", "ParsedStatement")
 # What Spark's parser does not call a command, and yet changes something or runs another text.
 _CHANGING_NODES = frozenset(
-    ["InsertIntoDir", "RestoreTableStatement", "ExecuteImmediateQuery", "Call", "CompoundBody"]
+    [
+        "InsertIntoDir",
+        "CloneTableStatement",
+        "RestoreTableStatement",
+        "ExecuteImmediateQuery",
+        "Call",
+        "CompoundBody",
+    ]
 )
+_RUNS_CODE = re.compile(r"ScriptTransformation|'(java_method|reflect|try_reflect)\(", re.IGNORECASE)
 _MAX_CELL = 120
 
 
@@ -78,8 +87,8 @@ def _refuse_changes(spark: SparkSession, text: str) -> None:
                 "Tables are changed by the jobs."
             )
     # Also in subqueries, which are no children of the plan but are in its text.
-    if "ScriptTransformation" in plan.treeString():
-        raise QueryError("catalog-batch sql only reads, and TRANSFORM runs a program.")
+    if found := _RUNS_CODE.search(plan.treeString()):
+        raise QueryError(f"catalog-batch sql only reads, and {found[0]} runs code.")
 
 
 def _plan_class(spark: SparkSession, name: str) -> Any:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,8 @@ class Registry:
         known = self._versions(model_name)
         same = [version for version in known if version.digest == digest]
         if same:
-            return same[0]
+            self._fill_aliases(model_name, same[0], known)
+            return self.resolve(f"{model_name}/{same[0].version}")
         location = self._copy_in(model_name, bundle_folder, digest)
         if not known:
             self._require_model(model_name)
@@ -107,7 +108,8 @@ class Registry:
             source=location,
             tags={**(tags or {}), "digest": digest, "metrics": json.dumps(dict(metrics))},
         )
-        self.set_alias(model_name, int(created.version), CHALLENGER if known else CHAMPION)
+        version = self.resolve(f"{model_name}/{created.version}")
+        self._fill_aliases(model_name, version, known)
         return self.resolve(f"{model_name}/{created.version}")
 
     def set_alias(self, model_name: str, version: int, alias: str) -> None:
@@ -139,6 +141,18 @@ class Registry:
             return []
         names = sorted(model.name for model in self._client.search_registered_models())
         return [version for name in names for version in self._versions(name)]
+
+    def _fill_aliases(
+        self, model_name: str, newest: ModelVersion, known: Sequence[ModelVersion]
+    ) -> None:
+        """Give a version without an alias one: champion if the model has none.
+
+        Asked again for a version that is there already: a run killed between the two steps of
+        registering would otherwise leave a model without a champion for good.
+        """
+        has_champion = any(CHAMPION in version.aliases for version in known)
+        if not newest.aliases:
+            self.set_alias(model_name, newest.version, CHALLENGER if has_champion else CHAMPION)
 
     @property
     def _client(self) -> Any:

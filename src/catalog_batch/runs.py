@@ -84,7 +84,9 @@ class Run:
             "error": self.error,
             **self.details,
         }
-        return json.dumps({key: value for key, value in known.items() if value not in (None, {})})
+        return json.dumps(
+            {key: value for key, value in known.items() if value not in (None, {}, "")}
+        )
 
     def row(self) -> dict[str, Any]:
         """Return the run as a row of ``run_log``."""
@@ -143,7 +145,14 @@ def _first_line(error: BaseException) -> str:
 
 def _log(root: str, run: Run) -> None:
     # Before the first ingest has created the warehouse there is no table to log to.
-    if ledger.exists(root, RUN_LOG):
-        ledger.upsert_rows(root, RUN_LOG, ["run_id"], [run.row()])
-    else:
+    if not ledger.exists(root, RUN_LOG):
         logger.warning("no run_log in %s yet, run %s is not logged", root, run.run_id)
+        return
+    try:
+        ledger.append_rows(root, RUN_LOG, [run.row()])
+    except Exception as error:
+        # The tables are as the run left them, but nobody would find it in the log: not a success.
+        logger.exception("run %s is not in run_log", run.run_id)
+        what = run.error or f"the run ended as {run.status}"
+        run.error = f"{what}, and run_log was not written: {_first_line(error)}"
+        run.exit_code = run.exit_code if run.exit_code not in (0, 10) else 1

@@ -2,10 +2,12 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from catalog_batch.config import SparkSettings
@@ -80,6 +82,21 @@ def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
     return session
 
 
+def cancel_all_jobs() -> None:
+    """Cancel what the session is doing, from a signal handler.
+
+    The signal may have come while py4j was waiting for an answer on this thread's connection; that
+    answer would be taken for the one to the next question, so the connection is given up.
+    """
+    context = SparkContext._active_spark_context
+    if context is None or context._gateway is None:
+        return
+    connection = context._gateway._gateway_client.get_thread_connection()
+    if connection is not None:
+        connection.close()
+    context.cancelAllJobs()
+
+
 @contextmanager
 def spark_progress(session: SparkSession, description: str) -> Iterator[None]:
     """Show a bar of finished tasks on a terminal while Spark works inside the block."""
@@ -102,6 +119,8 @@ def _own_session(settings: SparkSettings) -> dict[str, str]:
     return {
         **_LOCAL,
         "spark.master": settings.master,
+        # Nothing is written there, but Spark makes the folder where it stands.
+        "spark.sql.warehouse.dir": f"{tempfile.gettempdir()}/catalog-batch-spark-warehouse",
         "spark.driver.memory": settings.driver_memory,
         "spark.driver.extraJavaOptions": java_options,
         **({"spark.jars": ",".join(map(str, jars))} if jars else {}),

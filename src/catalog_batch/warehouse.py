@@ -213,7 +213,7 @@ class Warehouse:
                 # Of a warehouse that this session had open before; its data stays.
                 self.spark.sql(f"DROP TABLE IF EXISTS {table.name}")
             if self.exists(table):
-                location = self.path(table).replace("'", "\\'")
+                location = self.path(table).replace("\\", "\\\\").replace("'", "\\'")
                 self.spark.sql(
                     f"CREATE TABLE IF NOT EXISTS {table.name} USING DELTA LOCATION '{location}'"
                 )

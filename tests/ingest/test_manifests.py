@@ -64,11 +64,6 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken_off(read: Read, end: 
     assert rows(read(text)) == [{"product_id": "p1", "image_uri": "a.jpg"}]
 
 
-def test_a_csv_row_that_is_too_short_lacks_its_last_cells(read: Read) -> None:
-    text = "product_id,image_uri,title\np1\np2,b.jpg\n"
-    assert rows(read(text)) == [{"product_id": "p1"}, {"product_id": "p2", "image_uri": "b.jpg"}]
-
-
 def test_unknown_columns_become_attributes_where_they_have_a_value(read: Read) -> None:
     text = "product_id,image_uri,brand,net weight.g,a`b\np1,a.jpg,Acme,10,x\np2,b.jpg,,,\n"
     attributes = [row["attributes"] for row in read(text).collect()]
@@ -170,3 +165,21 @@ def test_unknown_split_names_are_refused(spark: SparkSession) -> None:
     manifest = spark.createDataFrame([("train",), ("holdout",), ("dev",)], "split string")
     with pytest.raises(ManifestError, match=r"\['dev', 'holdout'\]"):
         check_splits(manifest)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"p1,1.png,a,b\n", "has 4 cells, the header 3"),
+        (b'p1,1.png,"6 inch pan\np2,2.png,b\n', "is no CSV"),
+        (b"p1,1.png\n", "has 2 cells"),
+        ("p\u00f1,1.png,a\n".encode("latin-1"), "is not UTF-8"),
+    ],
+)
+def test_a_csv_that_would_lose_or_shift_cells_is_refused(
+    spark: SparkSession, tmp_path: Path, body: bytes, problem: str
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_bytes(b"product_id,image_uri,title\n" + body)
+    with pytest.raises(ManifestError, match=problem):
+        read_manifest(spark, str(manifest))

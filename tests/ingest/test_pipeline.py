@@ -14,7 +14,7 @@ from pyspark.sql import Row, SparkSession
 
 from catalog_batch import tables
 from catalog_batch.config import IngestSettings
-from catalog_batch.errors import ManifestError
+from catalog_batch.errors import BadInputError, ManifestError
 from catalog_batch.ingest.pipeline import Outcomes, ingest_catalogue
 from catalog_batch.runs import Run, Status
 from catalog_batch.tables import Table
@@ -53,10 +53,10 @@ class Shop:
         path.write_bytes(content)
         os.utime(path, (modified, modified))
 
-    def ingest(self, rows: Sequence[Sequence[str]]) -> "State":
+    def ingest(self, rows: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> "State":
         manifest = self.folder / "manifest.csv"
         with manifest.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+            csv.writer(file).writerows([columns, *rows])
         run = self.make_run("ingest")
         images = str(self.folder / "images")
         outcomes = ingest_catalogue(self.warehouse, str(manifest), images, SETTINGS, run)
@@ -371,3 +371,26 @@ def test_a_refused_manifest_changes_nothing(shop: Shop, killed: State) -> None:
             shop.warehouse, str(manifest), str(shop.folder), SETTINGS, shop.make_run("ingest")
         )
     assert {t.name: shop.warehouse.version(t) for t in tables.ALL_TABLES} == killed.versions
+
+
+def test_columns_that_a_manifest_lacks_keep_what_is_stored(shop: Shop, killed: State) -> None:
+    told = {row[0]: row for row in killed.values(tables.PRODUCTS, "product_id", "title")}
+    labels = killed.values(tables.LABELS, "product_id", "category_id")
+    silent = shop.ingest([["p1", "a.jpg"]], columns=["product_id", "image_uri"])
+    assert told["p1"][1]
+    assert {row[0]: row for row in silent.values(tables.PRODUCTS, "product_id", "title")} == told
+    assert silent.values(tables.LABELS, "product_id", "category_id") == labels
+
+
+def test_an_image_root_that_is_not_there_is_refused_and_unpublishes_nothing(shop: Shop) -> None:
+    before = shop.rows_of(tables.PRODUCT_IMAGES)
+    manifest = str(shop.folder / "manifest.csv")
+    nowhere = str(shop.folder / "unmounted")
+    with pytest.raises(BadInputError, match="no folder"):
+        ingest_catalogue(shop.warehouse, manifest, nowhere, SETTINGS, shop.make_run("ingest"))
+    assert shop.rows_of(tables.PRODUCT_IMAGES) == before
+
+
+def test_a_manifest_of_a_header_alone_is_refused(shop: Shop) -> None:
+    with pytest.raises(ManifestError, match="no rows"):
+        shop.ingest([])

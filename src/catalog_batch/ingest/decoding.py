@@ -58,7 +58,7 @@ OUTPUT_DDL = (
 )
 _ROWS_PER_BATCH = 64
 # Found in a file's content, and so found again until the file changes. All else may change while
-# size and time stay: a permission, the manifest's checksum, the largest size allowed.
+# size and time stay: a permission, the manifest's checksum, the sizes allowed.
 _LASTING_REASONS = frozenset(
     {
         Reason.EMPTY,
@@ -66,8 +66,6 @@ _LASTING_REASONS = frozenset(
         Reason.FORMAT_NOT_ALLOWED,
         Reason.TRUNCATED,
         Reason.UNDECODABLE,
-        Reason.TOO_MANY_PIXELS,
-        Reason.TOO_SMALL,
     }
 )
 

@@ -35,10 +35,18 @@ def write_manifest(folder: Path, target: Path) -> int:
             f"and no {' or '.join(_METADATA_NAMES)}."
         )
     others = sorted({name for row in rows for name in row} - set(_FIRST_COLUMNS))
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*_FIRST_COLUMNS, *others])
-        writer.writeheader()
-        writer.writerows(rows)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*_FIRST_COLUMNS, *others])
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(target)
+    except UnicodeEncodeError as error:
+        name = ascii(error.object[:200])
+        raise ManifestError(f"The file name {name} is not UTF-8. Rename the file.") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return len(rows)
 
 

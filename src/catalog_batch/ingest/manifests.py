@@ -8,6 +8,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from catalog_batch.errors import ManifestError
+from catalog_batch.ingest.csv_check import check_csv
 
 REQUIRED_COLUMNS = ("product_id", "image_uri")
 OPTIONAL_COLUMNS = ("category", "title", "description", "position", "split", "sha256")
@@ -48,6 +49,15 @@ def read_manifest(spark: SparkSession, uri: str) -> DataFrame:
     return manifest.transform(_select_known_columns)
 
 
+def absent_columns(spark: SparkSession, uri: str) -> list[str]:
+    """Return the optional columns, and ``attributes``, that a manifest says nothing about."""
+    named = _read_file(spark, uri).columns
+    known = {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}
+    has_others = any(name not in known for name in named)
+    absent = [name for name in OPTIONAL_COLUMNS if name not in named]
+    return absent if has_others else [*absent, "attributes"]
+
+
 def check_splits(manifest: DataFrame) -> None:
     """Refuse a manifest whose ``split`` column holds names that mean nothing to us.
 
@@ -85,6 +95,7 @@ def _read_file(spark: SparkSession, uri: str) -> DataFrame:
         raise ManifestError(f"Manifest {uri!r} is not one of {sorted(_FORMATS)}.")
     try:
         if kind == "csv":
+            check_csv(uri)
             # Descriptions hold line breaks and doubled quotes, as RFC 4180 allows.
             manifest = spark.read.csv(uri, header=True, multiLine=True, escape='"', quote='"')
         elif kind == "json":

@@ -13,7 +13,8 @@ from catalog_batch.errors import ManifestError, ReconciliationError
 from catalog_batch.imaging import DecodePolicy
 from catalog_batch.ingest import transforms
 from catalog_batch.ingest.decoding import REJECTED, STORED, UNCHANGED, SourcePolicy, with_outcomes
-from catalog_batch.ingest.manifests import check_splits, read_manifest
+from catalog_batch.ingest.manifests import absent_columns, check_splits, read_manifest
+from catalog_batch.ingest.sources import ImageRoot
 from catalog_batch.runs import Run, Status
 from catalog_batch.warehouse import Warehouse, cached
 
@@ -65,11 +66,14 @@ def ingest_catalogue(
 
     Raises:
         ManifestError: When the manifest is refused as a whole.
+        BadInputError: When the image root is no folder.
         ReconciliationError: When rows went missing; nothing is published then.
     """
     warehouse.create(*tables.ALL_TABLES)
     warehouse.clear_staging(JOB)
+    ImageRoot(images_root).require_folder()
     manifest = read_manifest(warehouse.spark, manifest_uri)
+    absent = absent_columns(warehouse.spark, manifest_uri)
     with cached(manifest), cached(_distinct_rows(manifest)) as rows:
         check_splits(manifest)
         rows_in, rows_distinct = manifest.count(), rows.count()
@@ -80,7 +84,9 @@ def ingest_catalogue(
         started = time.monotonic()
         with warehouse.staged(checked, run.run_id) as staged:
             seconds = time.monotonic() - started
-            outcomes, changed = _publish(warehouse, staged, rows, rows_in, run)
+            outcomes, changed = _publish_images(warehouse, staged, rows, rows_in, run)
+        with warehouse.stamped(run_id=run.run_id, job=JOB):
+            changed += _publish_products(warehouse, rows, absent, run)
     run.rows_in, run.rows_out = rows_in, outcomes.stored + outcomes.duplicate
     run.rejected = outcomes.rejected
     run.counts = outcomes.counts
@@ -137,7 +143,7 @@ def _reconcile(outcomes: Outcomes, rows_in: int) -> None:
         )
 
 
-def _publish(
+def _publish_images(
     warehouse: Warehouse, staged: DataFrame, rows: DataFrame, rows_in: int, run: Run
 ) -> tuple[Outcomes, int]:
     """Check that every row has an outcome, then commit; return outcomes and rows changed."""
@@ -145,13 +151,10 @@ def _publish(
     with cached(new) as new_images, warehouse.stamped(run_id=run.run_id, job=JOB):
         outcomes = _count_outcomes(staged, new_images, rows_in - rows.count())
         _reconcile(outcomes, rows_in)
-        changed = _publish_images(warehouse, staged, rows, new_images, run)
-    with warehouse.stamped(run_id=run.run_id, job=JOB):
-        changed += _publish_products(warehouse, rows, run)
-    return outcomes, changed
+        return outcomes, _merge_images(warehouse, staged, rows, new_images, run)
 
 
-def _publish_images(
+def _merge_images(
     warehouse: Warehouse, staged: DataFrame, rows: DataFrame, new_images: DataFrame, run: Run
 ) -> int:
     """Commit table by table, images first: a run killed in between is completed by the next one."""
@@ -168,9 +171,12 @@ def _publish_images(
     return changed + warehouse.delete(rejections, tables.PRODUCT_IMAGES)
 
 
-def _publish_products(warehouse: Warehouse, rows: DataFrame, run: Run) -> int:
+def _publish_products(warehouse: Warehouse, rows: DataFrame, absent: list[str], run: Run) -> int:
     stamp = (run.started_at, run.run_id)
-    with cached(rows.transform(transforms.select_products, *stamp)) as products:
+    named = rows.transform(transforms.select_products, *stamp).transform(
+        transforms.with_stored_columns, warehouse.read(tables.PRODUCTS), absent
+    )
+    with cached(named) as products:
         labels = products.transform(transforms.select_seller_labels, *stamp)
         unlabelled = products.where(F.col("category_id").isNull())
         changed = _publish_categories(warehouse, products)

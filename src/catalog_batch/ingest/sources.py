@@ -43,6 +43,17 @@ class ImageRoot:
         self._is_local = isinstance(self._files, fs.LocalFileSystem)
         self._real_root = os.path.realpath(self._root) if self._is_local else self._root
 
+    def require_folder(self) -> None:
+        """Refuse a root that is not there: every image would seem to be missing.
+
+        Raises:
+            BadInputError: When the root is no folder.
+        """
+        if self._files.get_file_info(self._root).type != fs.FileType.Directory:
+            raise BadInputError(
+                f"The image root {self.uri!r} is no folder. Check --images, or mount it."
+            )
+
     def find(self, image_uri: str) -> SourceFile | Rejection:
         """Look an image up without opening it.
 

@@ -156,6 +156,20 @@ def select_products(rows: DataFrame, now: datetime, run_id: str) -> DataFrame:
     )
 
 
+def with_stored_columns(products: DataFrame, stored: DataFrame, absent: list[str]) -> DataFrame:
+    """Take what a manifest has no column for from the stored products: silence deletes nothing."""
+    names = {"category": ["category_id", "category_path"], "split": ["given_split"]}
+    product_columns = ("title", "description", "attributes")
+    kept = [
+        column
+        for name in absent
+        for column in names.get(name, [name] if name in product_columns else [])
+    ]
+    if not kept:
+        return products
+    return products.drop(*kept).join(stored.select("product_id", *kept), "product_id", "left")
+
+
 def select_seller_labels(products: DataFrame, now: datetime, run_id: str) -> DataFrame:
     """Return a seller's label for each product that has a category."""
     return (

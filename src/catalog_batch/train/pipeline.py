@@ -1,16 +1,18 @@
 """Train, evaluate, bundle and register a classifier: the job, without a JVM."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from catalog_batch import ledger
 from catalog_batch.config import Settings
+from catalog_batch.errors import ConfigError
 from catalog_batch.modeling.bundle import check_bundle
-from catalog_batch.registry import ModelVersion, Registry
+from catalog_batch.registry import NAME, ModelVersion, Registry
+from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status
 from catalog_batch.train.events import OnEvent
 from catalog_batch.train.tracking import Tracker
@@ -50,6 +52,11 @@ def train_and_register(
         ModelRefusedError: When the weights to start from are damaged.
     """
     name = training_run or run.run_id
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"Run name {name!r} is refused: use letters, digits, '_' and '-', beginning with a "
+            "letter or digit."
+        )
     trained = _tracked(
         settings,
         name,
@@ -71,7 +78,7 @@ def train_and_register(
         settings.train.model_name,
         trained.bundle_folder,
         trained.metrics,
-        {"training_run": name, "training_table_version": str(trained.snapshot_version)},
+        _tags(name, trained),
     )
     publish_models(settings, registry)
     is_new = len(registry.list_versions()) > versions_before
@@ -89,19 +96,32 @@ def train_and_register(
 def publish_models(settings: Settings, registry: Registry) -> None:
     """Bring the ``models`` table up to date with the registry."""
     rows = [_model_row(version) for version in registry.list_versions()]
-    ledger.upsert_rows(settings.warehouse, "models", ["model_name", "version"], rows)
+    ledger.replace_rows(settings.warehouse, "models", rows)
 
 
 def git_commit() -> str:
     """Return the commit this code was checked out at, or ``unknown`` outside a checkout."""
-    finished = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    checkout = resource_folder("conf").parent
+    if not (checkout / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"  # A machine without git.
     return finished.stdout.strip() or "unknown"
+
+
+def _tags(name: str, trained: TrainedModel) -> dict[str, str]:
+    """Return what the ``models`` table says of a version, so that no bundle is opened for it."""
+    spec = check_bundle(trained.bundle_folder)
+    return {
+        "training_run": name,
+        "architecture": spec.architecture,
+        "training_table_version": str(spec.training_table_version),
+        "taxonomy_version": str(spec.taxonomy_version),
+        "git_commit": spec.git_commit,
+    }
 
 
 def _tracked(
@@ -127,18 +147,18 @@ def _tracked(
 
 
 def _model_row(version: ModelVersion) -> dict[str, Any]:
-    spec = check_bundle(version.bundle_folder)
+    tags = version.tags
     return {
         "model_name": version.model_name,
         "version": version.version,
         "alias": version.alias or None,
-        "architecture": spec.architecture,
+        "architecture": tags["architecture"],
         "metrics": list(version.metrics.items()),
         "training_table": TABLE,
-        "training_table_version": spec.training_table_version,
-        "taxonomy_version": spec.taxonomy_version,
-        "git_commit": spec.git_commit,
+        "training_table_version": int(tags["training_table_version"]),
+        "taxonomy_version": int(tags["taxonomy_version"]),
+        "git_commit": tags["git_commit"],
         "digest": version.digest,
         "registered_at": datetime.fromtimestamp(version.created_ms / 1000, tz=UTC),
-        "run_id": version.tags["training_run"],
+        "run_id": tags["training_run"],
     }
