@@ -31,11 +31,11 @@ class SparkSettings(_Section):
     driver_memory: str = "3g"
     """Heap of the driver (in local mode: of everything). More helps wide joins, not images."""
 
-    java_options: str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    java_options: str = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
     """Of a local driver's JVM: Python does the heavy work, and the optimising compiler would take
     more time from its cores than it gives back. Empty for long JVM-bound work."""
 
-    shuffle_partitions: int = Field(default=8, ge=1)
+    shuffle_partitions: int = Field(default=4, ge=1)
     """Tasks after a shuffle. Images never shuffle in ingest, so a few per core are enough."""
 
     arrow_batch_rows: int = Field(default=64, ge=1, le=10_000)

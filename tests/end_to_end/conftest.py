@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from tests.commands import ROOT, Line, run_command
 
-_COMMAND = re.compile(r"^\$ (?P<command>.+?)(\s+# exit code (?P<code>\d+))?$", re.MULTILINE)
+_COMMAND = re.compile(
+    r"^\$ (?P<command>.+?)(\s+# exit code (?P<code>\d+))?$\n(?P<shown>(?:^(?!\$ ).*\n)*)",
+    re.MULTILINE,
+)
 
 
 @pytest.fixture(scope="session")
@@ -21,5 +24,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     for match in _COMMAND.finditer(block):
         finished = run_command(shlex.split(match["command"]), cwd=Path(folder))
         assert finished.exit_code == int(match["code"] or 0), finished
+        # What the README shows of the output; a … stands for what differs from run to run.
+        shown = ".*".join(map(re.escape, match["shown"].strip().split("…")))
+        assert re.search(shown, finished.output), (shown, finished.output)
         line.commands.append(finished)
     return line

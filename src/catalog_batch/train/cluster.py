@@ -4,8 +4,9 @@ import logging
 import math
 import os
 import signal
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _cluster(settings: TrainSettings) -> Iterator[None]:
     if settings.num_workers == 0 or ray.is_initialized():
         yield
         return
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     with warnings.catch_warnings():
         # A tip about a future default for visible GPUs, which would let CPU workers see them.
@@ -104,11 +105,19 @@ def _cluster(settings: TrainSettings) -> Iterator[None]:
             ray.init(settings.ray_address, **common)
         else:
             _start_local(settings, common)
+    # Ray's own handlers would end this process with exit code 1, before its run is logged.
+    _restore(handlers)
     try:
         yield
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGINT, interrupt)
+        _restore(handlers)
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _start_local(settings: TrainSettings, common: dict[str, Any]) -> None:
