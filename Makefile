@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs lock wheel clean
+.PHONY: help setup demo test test-end-to-end check format docs lock wheel clean
 
 help:  ## Explain every target
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 setup: $(VENV)/ready  ## Make .venv, install the pinned dependencies, fetch Delta's JARs once
 
@@ -24,8 +24,11 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: setup  ## Run the whole line on a synthetic catalogue; everything is left in demo/
 	$(BIN)/catalog-batch demo
 
-test: setup  ## Run all tests in local mode
-	$(BIN)/python -m pytest
+test: setup  ## Run the tests of the parts, in local mode (under 10 minutes on two cores)
+	$(BIN)/python -m pytest -m "not end_to_end"
+
+test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals
+	$(BIN)/python -m pytest -m end_to_end
 
 check: setup  ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check src jobs tests benchmarks

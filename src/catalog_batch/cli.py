@@ -60,7 +60,7 @@ def main(verb: str | None = None) -> None:
     try:
         app([verb, *sys.argv[1:]] if verb else None)
     except SystemExit as error:
-        code = error.code
+        code = _signalled.get("code", error.code)
     sys.stdout.flush()
     sys.stderr.flush()
     # The run is over and logged. Tearing the interpreter down may still abort in delta-rs or Ray,
@@ -68,8 +68,14 @@ def main(verb: str | None = None) -> None:
     os._exit(code if isinstance(code, int) else 1)
 
 
+# The exit code that a signal asked for. Ray turns a handler's exception into one of its own, so
+# the exception's code cannot be relied on.
+_signalled: dict[str, int] = {}
+
+
 def _stop(code: int) -> None:
     """Leave by an exception, so that locks are released and the run is logged as stopped."""
+    _signalled["code"] = code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "pyspark" in sys.modules:
@@ -351,10 +357,10 @@ def _run_job(
             work(settings, run)
     except CatalogBatchError as error:
         _refuse(error, run)
-    except SystemExit as stopped:
-        run.exit_code = int(stopped.code or 0)
+    except (SystemExit, KeyboardInterrupt):
+        run.exit_code = _signalled.get("code", run.exit_code)
         print(run.status_line(), flush=True)
-        raise
+        raise typer.Exit(run.exit_code) from None
     except Exception:
         logger.exception("%s crashed", job)
         run.error = run.error or "crashed before it began"
