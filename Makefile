@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-end-to-end check format docs lock wheel clean
+.PHONY: help setup demo test test-end-to-end bench-ingest check format docs lock wheel clean
 
 help:  ## Explain every target
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -29,6 +30,11 @@ test: setup  ## Run the tests of the parts, in local mode (under 10 minutes on t
 
 test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals
 	$(BIN)/python -m pytest -m end_to_end
+
+bench-ingest: setup  ## Time ingest against a bare loop and plain Spark (QUICK=1: 10 minutes)
+	$(BIN)/python -m benchmarks.ingest.compare $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.ingest.growth $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.ingest.memory $(BENCH_OPTIONS)
 
 check: setup  ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check src jobs tests benchmarks

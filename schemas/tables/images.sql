@@ -9,7 +9,13 @@ CREATE TABLE images (
   source_bytes BIGINT NOT NULL COMMENT 'Size of the source file',
   is_animated BOOLEAN NOT NULL COMMENT 'True when the source has several frames; the first is stored',
   ingested_at TIMESTAMP NOT NULL COMMENT 'When the image was first stored (UTC)',
-  run_id STRING NOT NULL COMMENT 'The run that stored it'
+  run_id STRING NOT NULL COMMENT 'The run that stored it',
+  perceptual_hash BIGINT COMMENT '64-bit pHash of the stored image; images that look alike differ in few bits. Null for a plain surface',
+  brightness DOUBLE COMMENT 'Mean luma, 0 black to 1 white',
+  contrast DOUBLE COMMENT 'Standard deviation of luma, 0 to 0.5',
+  sharpness DOUBLE COMMENT 'Variance of the Laplacian of luma in grey levels; low means blurred or plain',
+  entropy DOUBLE COMMENT 'Shannon entropy of the luma histogram in bits, 0 to 8',
+  background_share DOUBLE COMMENT 'Share of pixels that look like the border, 0 to 1: 1 is a plain surface'
 ) USING DELTA
 COMMENT 'Every distinct image once, decoded, checked and resized'
 TBLPROPERTIES (

@@ -6,7 +6,8 @@ CREATE TABLE product_images (
   source_bytes BIGINT NOT NULL COMMENT 'Size of the source file when it was read',
   source_modified_at TIMESTAMP COMMENT 'Modification time of the source file when it was read (UTC)',
   updated_at TIMESTAMP NOT NULL COMMENT 'When a run last changed this row (UTC)',
-  run_id STRING NOT NULL COMMENT 'The run that last changed this row'
+  run_id STRING NOT NULL COMMENT 'The run that last changed this row',
+  delisted_at TIMESTAMP COMMENT 'When a full manifest first no longer named this image (UTC); null while it is listed'
 ) USING DELTA
 COMMENT 'Which product shows which image; size and time make the next ingest incremental'
 TBLPROPERTIES (

@@ -7,7 +7,8 @@ CREATE TABLE products (
   given_split STRING COMMENT 'train, validation or test when the manifest fixes it, else null',
   attributes MAP<STRING, STRING> COMMENT 'Manifest columns that have no column of their own',
   updated_at TIMESTAMP NOT NULL COMMENT 'When a run last changed this row (UTC)',
-  run_id STRING NOT NULL COMMENT 'The run that last changed this row'
+  run_id STRING NOT NULL COMMENT 'The run that last changed this row',
+  delisted_at TIMESTAMP COMMENT 'When a full manifest first no longer named this product (UTC); null while it is listed'
 ) USING DELTA
 COMMENT 'One row per product of the manifests seen so far'
 TBLPROPERTIES (

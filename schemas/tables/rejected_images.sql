@@ -8,7 +8,8 @@ CREATE TABLE rejected_images (
   source_modified_at TIMESTAMP COMMENT 'Modification time of the source file (UTC)',
   first_seen_at TIMESTAMP NOT NULL COMMENT 'When the image was first rejected (UTC)',
   last_seen_at TIMESTAMP NOT NULL COMMENT 'When it was last tried and rejected (UTC)',
-  run_id STRING NOT NULL COMMENT 'The run that last tried it'
+  run_id STRING NOT NULL COMMENT 'The run that last tried it',
+  expected_sha256 STRING COMMENT 'Checksum that the manifest gave when the image was last tried'
 ) USING DELTA
 COMMENT 'Manifest rows whose image could not be stored, each with its reason'
 TBLPROPERTIES (

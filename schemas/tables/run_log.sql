@@ -1,6 +1,6 @@
 CREATE TABLE run_log (
   run_id STRING NOT NULL COMMENT 'Identifier of the run, in order of time',
-  job STRING NOT NULL COMMENT 'ingest, build-training-set, train or score',
+  job STRING NOT NULL COMMENT 'ingest, build-training-set, train, score or maintain-tables',
   status STRING NOT NULL COMMENT 'published, nothing_to_do, refused, stopped or failed',
   exit_code INT NOT NULL COMMENT 'What the scheduler saw',
   rows_in BIGINT COMMENT 'Rows the run was given',
@@ -12,7 +12,8 @@ CREATE TABLE run_log (
   config_hash STRING NOT NULL COMMENT 'SHA-256 of all settings in force, shortened',
   error STRING COMMENT 'What went wrong, else null',
   started_at TIMESTAMP NOT NULL COMMENT 'UTC',
-  finished_at TIMESTAMP NOT NULL COMMENT 'UTC'
+  finished_at TIMESTAMP NOT NULL COMMENT 'UTC',
+  measures MAP<STRING, DOUBLE> COMMENT 'Further figures, such as bytes_read, bytes_stored, decode_ms_p50 and decode_ms_p95'
 ) USING DELTA
 COMMENT 'One row per run of a job, also of those that failed'
 TBLPROPERTIES (

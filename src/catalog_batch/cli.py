@@ -4,6 +4,8 @@ Standard output carries results alone: a query's rows, or the one JSON status li
 Everything for a person goes to standard error.
 """
 
+import difflib
+import json
 import logging
 import os
 import signal
@@ -11,13 +13,14 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from catalog_batch import logs
 from catalog_batch.config import Settings, load_settings
-from catalog_batch.errors import CatalogBatchError
+from catalog_batch.errors import CatalogBatchError, ConfigError
 from catalog_batch.progress import console, counts_table, progress_bar
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
@@ -34,6 +37,20 @@ app = typer.Typer(
     epilog="Exit codes: 0 published, 10 nothing to do, 20 bad input, 30 gate refused, "
     "40 model refused, 75 another run holds the lock, 1 crash.",
 )
+
+
+class BareRetry(TyperCommand):
+    """Lets ``--retry-rejected`` stand without a reason, for all of them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``all`` after a bare option."""
+        option, ends = "--retry-rejected", [*args[1:], "--"]
+        whole = [
+            f"{word}=all" if word == option and following.startswith("-") else word
+            for word, following in zip(args, ends, strict=True)
+        ]
+        return super().parse_args(ctx, whole)
+
 
 Warehouse = Annotated[
     str | None,
@@ -85,10 +102,45 @@ def _stop(code: int) -> None:
     sys.exit(code)
 
 
-@app.command(epilog="Example: catalog-batch ingest manifest.csv --images photos/")
+@app.command(
+    cls=BareRetry,
+    epilog="Examples: catalog-batch ingest manifest.csv --images photos/ --dry-run; "
+    "catalog-batch ingest all.parquet --images s3://shop/photos --full --night 2026-11-24; "
+    "catalog-batch ingest manifest.csv --images photos/ --retry-rejected unreadable",
+)
 def ingest(
-    manifest: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet file.")],
+    manifest: Annotated[
+        str, typer.Argument(help="CSV, JSON Lines or Parquet file, or Delta folder.")
+    ],
     images: Annotated[str, typer.Option(help="Folder or URI that every image lies under.")],
+    night: Annotated[
+        datetime | None,
+        typer.Option(
+            help="Night that the manifest describes; today unless given. A manifest of an older "
+            "night than the newest one only adds.",
+            formats=["%Y-%m-%d"],
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole catalogue: delist what it does not name.")
+    ] = False,
+    retry_rejected: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Try rejected images again though their files did not change: those of a reason, "
+            "or all of them.",
+            metavar="[REASON]",
+        ),
+    ] = None,
+    accept_columns: Annotated[
+        bool,
+        typer.Option(
+            "--accept-columns", help="Accept that the manifest lost or retyped known columns."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan in counts; read and change nothing.")
+    ] = False,
     warehouse: Warehouse = None,
     profile: Profile = "local",
     overrides: Overrides = None,
@@ -97,12 +149,25 @@ def ingest(
     """Read, check and store the images of a manifest; every row gets one outcome."""
 
     def work(settings: Settings, run: Run) -> None:
-        from catalog_batch.ingest.pipeline import ingest_catalogue
+        from catalog_batch.ingest.pipeline import Request, ingest_catalogue, plan_ingest
         from catalog_batch.warehouse import open_warehouse
 
+        request = Request(
+            manifest,
+            _absolute(images),
+            (night or utc_now()).date(),
+            is_full=full,
+            retried=reasons_to_retry(retry_rejected or []),
+            accept_columns=accept_columns,
+        )
         with open_warehouse(settings, "ingest") as tables:
-            ingest_catalogue(tables, manifest, _absolute(images), settings.ingest, run)
+            if dry_run:
+                run.counts = plan_ingest(tables, request, settings.ingest, run.run_id)
+            else:
+                ingest_catalogue(tables, request, settings.ingest, run)
 
+    if dry_run:
+        _run_dry("ingest", work, warehouse, profile, overrides, log_format)
     _run_job("ingest", work, warehouse, profile, overrides, log_format)
 
 
@@ -146,7 +211,7 @@ def train(
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch.train.pipeline import train_and_register
 
-        train_and_register(settings, run, table_version, run_name, tell_epoch)
+        train_and_register(settings, run, table_version, run_name, tell_epoch, utc_now)
 
     _run_job("train", work, warehouse, profile, overrides, log_format)
 
@@ -204,6 +269,35 @@ def sql(
             print(format_rows(*run_query(tables, query), style))
 
     _run_plain(work, log_format)
+
+
+@app.command(epilog="Example: catalog-batch maintain-tables products images --dry-run")
+def maintain_tables(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Tables to care for; all unless given.", metavar="TABLE"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+    ] = False,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Merge small files and delete old ones; exit 75 while a job writes tables."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.maintenance.pipeline import maintain_tables, tables_named
+        from catalog_batch.warehouse import open_warehouse
+
+        wanted = tables_named(names or [])
+        with open_warehouse(settings, "maintain-tables") as tables:
+            maintain_tables(tables, settings.maintenance, run, wanted, dry_run)
+
+    if dry_run:
+        _run_dry("maintain-tables", work, warehouse, profile, overrides, log_format)
+    _run_job("maintain-tables", work, warehouse, profile, overrides, log_format)
 
 
 @app.command(epilog="Example: catalog-batch manifest photos/ --output manifest.csv")
@@ -301,6 +395,28 @@ def doctor(
     _run_plain(work, log_format)
 
 
+def reasons_to_retry(names: list[str]) -> frozenset[str]:
+    """Return the reasons that ``--retry-rejected`` names.
+
+    Raises:
+        ConfigError: When one of them is no reason.
+    """
+    from catalog_batch.imaging import Reason
+
+    known = {str(reason) for reason in Reason}
+    if "all" in names:
+        return frozenset(known)
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(
+                f"--retry-rejected {name!r} is no reason of rejection.{hint} "
+                f"Reasons: all, {', '.join(sorted(known))}."
+            )
+    return frozenset(names)
+
+
 def utc_now() -> datetime:
     """Return the time, UTC; the one place that reads the clock."""
     return datetime.now(UTC)
@@ -365,9 +481,34 @@ def _run_job(
         logger.exception("%s crashed", job)
         run.error = run.error or "crashed before it began"
     if console().is_terminal:
-        console().print(counts_table(f"{job}: {run.status}", {**run.counts, **run.rejected}))
+        figures = {**run.counts, **run.rejected, **run.measures}
+        console().print(counts_table(f"{job}: {run.status}", figures))
     print(run.status_line(), flush=True)
     raise typer.Exit(run.exit_code)
+
+
+def _run_dry(
+    job: str,
+    work: Callable[[Settings, Run], None],
+    warehouse: str | None,
+    profile: str,
+    overrides: list[str] | None,
+    log_format: str,
+) -> NoReturn:
+    """Run the planning of a job: no lock, no row in ``run_log``, the counts as one line of JSON."""
+    _configure_logs(log_format)
+    now = utc_now()
+    run = Run(f"plan-{now:%Y%m%dT%H%M%S}-{os.getpid()}", job, started_at=now, config_hash="")
+    try:
+        work(_settings(warehouse, profile, overrides), run)
+    except CatalogBatchError as error:
+        _refuse(error, run)
+        raise typer.Exit(error.exit_code) from error
+    if console().is_terminal:
+        console().print(counts_table(f"{job}: the plan", run.counts))
+    plan = {"job": job, "status": "planned", "exit_code": 0, "counts": run.counts, **run.details}
+    print(json.dumps(plan))
+    raise typer.Exit(0)
 
 
 def _refuse(error: CatalogBatchError, run: Run) -> None:

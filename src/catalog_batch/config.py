@@ -63,8 +63,45 @@ class IngestSettings(_Section):
     min_side: int = Field(default=16, ge=1)
     """Shortest side in pixels; below it an image is ``too_small`` to tell a product by."""
 
-    rows_per_task: int = Field(default=500, ge=1)
-    """Manifest rows a task reads: fewer lose less to a retry, more cost less to start."""
+    jpeg_subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"
+    """Colour resolution of the stored JPEG: 4:2:0 is the smallest, 4:4:4 keeps thin red lines."""
+
+    rows_per_task: int = Field(default=1000, ge=1)
+    """Images a task decodes: fewer lose less to a retry, more cost less to start."""
+
+    bytes_per_task: int = Field(default=2_000_000_000, ge=1)
+    """Source bytes a task decodes, when that is reached before ``rows_per_task``."""
+
+    reads_in_flight: int = Field(default=8, ge=1, le=256)
+    """Files a task looks up or reads at once: more hide the delay of an object store."""
+
+    read_ahead_bytes: int = Field(default=64_000_000, ge=1)
+    """Bytes a task reads ahead of the decoder; one larger image alone is still read."""
+
+    batch_images: int = Field(default=32, ge=1, le=4096)
+    """Images handed to the decoding process at once: more save hand-overs, fewer are done again
+    after a crash."""
+
+    image_cpu_seconds: int = Field(default=5, ge=1)
+    """CPU time an image may take; then its process is killed and the image is ``timed_out``."""
+
+    batch_wall_seconds: float = Field(default=120, gt=0)
+    """Wall time a batch may take, slow storage included, before its process is killed."""
+
+    decoder_memory_mib: int = Field(default=1024, ge=128)
+    """Memory the decoding process may take on top of what it starts with; an image that needs more
+    is ``out_of_memory``."""
+
+    near_duplicate_distance: int = Field(default=4, ge=0, le=12)
+    """Bits of 64 in which the perceptual hashes of near duplicates may differ: 0 finds re-encoded
+    copies, 4 also crops and watermarks, above 8 different products look alike."""
+
+    max_rejected_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of a manifest's rows that may be rejected; above it nothing is published (exit 30)."""
+
+    max_delisted_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of the listed products that one full manifest may delist; above it nothing is published
+    (exit 30): the manifest may have been cut short."""
 
 
 class TrainingSetSettings(_Section):
@@ -179,6 +216,20 @@ class ScoreSettings(_Section):
     """Below it a product's category is withheld: the decision is ``abstained``."""
 
 
+class MaintenanceSettings(_Section):
+    """Compaction and clean-up of the tables."""
+
+    target_file_mib: int = Field(default=128, ge=1, le=1024)
+    """Size of a data file after compaction: larger ones are read faster, smaller rewritten less."""
+
+    retention_hours: int = Field(default=168, ge=168)
+    """Age of a file, no longer part of a table, at which it is deleted. Queries and training runs
+    that started on an older version must be over by then."""
+
+    lease_hours: float = Field(default=72, gt=0)
+    """How long a training run that died keeps its table's files from being deleted."""
+
+
 class Settings(_Section):
     """All settings of the package."""
 
@@ -196,6 +247,7 @@ class Settings(_Section):
     training_set: TrainingSetSettings = TrainingSetSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
 
     @property
     def registry_folder(self) -> Path:

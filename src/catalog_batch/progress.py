@@ -10,11 +10,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 POLL_SECONDS = 0.25
 
@@ -26,12 +29,15 @@ def console() -> Console:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield a function that takes how many more are done."""
+def progress_bar(
+    description: str, total: int | None, unit: str = ""
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar with rate and time left on a terminal; yield what takes how many more are done."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([_Rate(unit)] if unit else []),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console(),
@@ -42,11 +48,25 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
         yield lambda count: progress.advance(task, count)
 
 
+class _Rate(ProgressColumn):
+    """How many a second, over the last while."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {self._unit}/s" if speed else f"- {self._unit}/s")
+
+
 @contextmanager
-def polled_progress(description: str, total: int | None, read: Callable[[], int]) -> Iterator[None]:
+def polled_progress(
+    description: str, total: int | None, read: Callable[[], int], unit: str = ""
+) -> Iterator[None]:
     """Show a bar that follows ``read()`` from a thread while the block works."""
     finished = threading.Event()
-    with progress_bar(description, total) as advance:
+    with progress_bar(description, total, unit) as advance:
 
         def follow() -> None:
             seen = 0
@@ -64,8 +84,8 @@ def polled_progress(description: str, total: int | None, read: Callable[[], int]
             thread.join()
 
 
-def counts_table(title: str, counts: Mapping[str, int]) -> Table:
-    """Return a table of names and counts, for a console."""
+def counts_table(title: str, counts: Mapping[str, float]) -> Table:
+    """Return a table of names and numbers, for a console."""
     table = Table(
         title=title,
         title_justify="left",

@@ -54,6 +54,7 @@ class Run:
     table_versions: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     finished_at: datetime | None = None
+    measures: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     """More for the status line, such as metrics; not in ``run_log``."""
 
@@ -80,6 +81,7 @@ class Run:
             "counts": self.counts,
             "rejected": self.rejected,
             "images_per_second": self.images_per_second,
+            "measures": self.measures,
             "table_versions": self.table_versions,
             "error": self.error,
             **self.details,

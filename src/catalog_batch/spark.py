@@ -98,17 +98,27 @@ def cancel_all_jobs() -> None:
 
 
 @contextmanager
-def spark_progress(session: SparkSession, description: str) -> Iterator[None]:
-    """Show a bar of finished tasks on a terminal while Spark works inside the block."""
+def spark_progress(
+    session: SparkSession, description: str, total: int = 100, unit: str = ""
+) -> Iterator[None]:
+    """Show a bar on a terminal while Spark works inside the block.
+
+    Args:
+        session: Whose tasks are followed.
+        description: What is being done.
+        total: What all tasks together handle, each about the same part of it.
+        unit: What ``total`` counts, for the rate.
+    """
     tracker = session.sparkContext.statusTracker()
 
     def share_done() -> int:
         stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
         running = [stage for stage in stages if stage is not None]
-        total = sum(stage.numTasks for stage in running)
-        return 100 * sum(stage.numCompletedTasks for stage in running) // total if total else 0
+        tasks = sum(stage.numTasks for stage in running)
+        done = sum(stage.numCompletedTasks for stage in running)
+        return total * done // tasks if tasks else 0
 
-    with polled_progress(description, 100, share_done):
+    with polled_progress(description, total, share_done, unit):
         yield
 
 

@@ -49,6 +49,8 @@ REJECTED_IMAGES = Table(
     stamps=("last_seen_at", "run_id"),
     kept=("first_seen_at",),
 )
+IMAGE_DUPLICATES = Table("image_duplicates", ("image_id",), stamps=("grouped_at", "run_id"))
+MANIFESTS = Table("manifests", ("night", "uri"), stamps=("accepted_at", "run_id"))
 CATEGORIES = Table("categories", ("taxonomy_version", "category_id"), stamps=())
 LABELS = Table("labels", ("product_id", "source"), stamps=("labelled_at", "run_id"))
 TRAINING_EXAMPLES = Table("training_examples", ("image_id", "product_id"), stamps=())
@@ -68,6 +70,8 @@ ALL_TABLES = (
     PRODUCT_IMAGES,
     IMAGES,
     REJECTED_IMAGES,
+    IMAGE_DUPLICATES,
+    MANIFESTS,
     CATEGORIES,
     LABELS,
     TRAINING_EXAMPLES,
@@ -82,4 +86,6 @@ VIEWS = (
     "review_queue",
     "rejections_by_reason",
     "nightly_runs",
+    "duplicate_images",
+    "image_quality_flags",
 )

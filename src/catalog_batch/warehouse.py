@@ -86,6 +86,12 @@ class Warehouse:
             reader = reader.option("versionAsOf", version)
         return reader.load(self.path(table))
 
+    def read_or_empty(self, table: Table) -> DataFrame:
+        """Read a table, or no rows of its columns when it has not been created."""
+        if self.exists(table):
+            return self.read(table)
+        return self.spark.createDataFrame([], table.schema)
+
     def version(self, table: Table) -> int:
         """Return the newest version of a table.
 
@@ -183,17 +189,39 @@ class Warehouse:
 
     @contextmanager
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
-        """Write ``frame`` once to ``_staging/<name>`` and read it back; removed at the end.
+        """Write ``frame`` once to ``_staging/<name>`` and read it back; removed at the end."""
+        with self.staging(name):
+            yield self.stage(frame, name)
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[str]:
+        """Yield the folder ``_staging/<name>``, which is removed at the end."""
+        path = f"{self.root}/_staging/{name}"
+        try:
+            yield path
+        finally:
+            self._remove(path)
+
+    def stage(self, frame: DataFrame, name: str) -> DataFrame:
+        """Write ``frame`` once to ``_staging/<name>`` and read it back.
 
         Work that must not run twice (reading images, calling a model) goes through here: a MERGE
         may evaluate its source more than once.
         """
         path = f"{self.root}/_staging/{name}"
-        try:
-            frame.write.format("delta").mode("overwrite").save(path)
-            yield self.spark.read.format("delta").load(path)
-        finally:
-            self._remove(path)
+        frame.write.mode("overwrite").parquet(path)
+        return self.spark.read.schema(frame.schema).parquet(path)
+
+    def keep_staged(self, name: str, kept: str) -> str:
+        """Move what is staged under ``name`` to ``_staging/<kept>``, to be looked at; return where.
+
+        Later runs leave it alone; maintenance removes it after the retention.
+        """
+        source, target = f"{self.root}/_staging/{name}", f"{self.root}/_staging/{kept}"
+        folder = self._hadoop_path(source)
+        files = folder.getFileSystem(self.spark._jsc.hadoopConfiguration())
+        files.rename(folder, self._hadoop_path(target))
+        return target
 
     def clear_staging(self, prefix: str) -> None:
         """Remove what killed runs of a job left behind; call it holding the job's lock."""

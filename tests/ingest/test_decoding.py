@@ -1,214 +1,161 @@
-"""What one manifest row becomes, on an executor, without Spark."""
+"""What the bytes of an image become, in the child and around it, without Spark."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tests.ingest.poisoned_decoder import start_poisoned_decoder
 
-from catalog_batch.imaging import DecodePolicy, Reason
-from catalog_batch.ingest import decoding
+from catalog_batch.imaging import DecodePolicy, Reason, Rejection
 from catalog_batch.ingest.decoding import (
-    INPUT_COLUMNS,
-    REJECTED,
-    STORED,
-    UNCHANGED,
-    SourcePolicy,
-    outcome_of,
+    OUTCOME_SCHEMA,
+    Task,
+    decode_task,
+    decoded_rows,
+    decoder,
     process_batches,
 )
-from catalog_batch.ingest.sources import ImageRoot, SourceFile
+from catalog_batch.ingest.isolation import IsolatedWorker, Limits
+from catalog_batch.ingest.looking import (
+    INGESTED,
+    PLAN_SCHEMA,
+    REJECTED,
+    TO_DO,
+    UNCHANGED,
+    SourcePolicy,
+)
 
 MODIFIED = datetime(2024, 1, 1, tzinfo=UTC)
 Row = dict[str, Any]
 
 
 @pytest.fixture
-def policy(tmp_path: Path) -> SourcePolicy:
-    return SourcePolicy(str(tmp_path), max_source_bytes=50_000, decode=DecodePolicy(stored_side=32))
+def policy(tmp_path: Path) -> Iterator[SourcePolicy]:
+    (tmp_path / "images").mkdir()
+    policy = SourcePolicy(
+        str(tmp_path / "images"), max_source_bytes=50_000, decode=DecodePolicy(stored_side=32)
+    )
+    yield policy
+    decoder(policy).close()
 
 
-@pytest.fixture
-def photo(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> bytes:
-    """Put a.jpg under the root, dated ``MODIFIED``."""
-    return put(tmp_path / "a.jpg", make_jpeg(1))
-
-
-def put(path: Path, content: bytes) -> bytes:
+def put(policy: SourcePolicy, name: str, content: bytes) -> Row:
+    """Write an image and return its row of a plan."""
+    path = Path(policy.root) / name
     path.write_bytes(content)
     os.utime(path, (MODIFIED.timestamp(),) * 2)
-    return content
+    return dict.fromkeys(PLAN_SCHEMA.names) | {
+        "product_id": "p1",
+        "source_uri": name,
+        "outcome": TO_DO,
+        "path": str(path),
+        "source_bytes": len(content),
+        "source_modified_at": MODIFIED,
+    }
 
 
-def row(**columns: Any) -> Row:
-    return dict.fromkeys(INPUT_COLUMNS) | {"product_id": "p1", "source_uri": "a.jpg"} | columns
-
-
-def known(content: bytes, **columns: Any) -> Row:
-    """Return the row of a.jpg as an earlier run knew it."""
-    return row(known_bytes=len(content), known_modified_at=MODIFIED, known_attempts=0) | columns
+def task(**columns: Any) -> Task:
+    return Task(**(dict.fromkeys(Task._fields) | columns))
 
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def outcome(item: Row, policy: SourcePolicy) -> Row:
-    return outcome_of(item, ImageRoot(policy.root), policy)
+def test_a_good_image_is_decoded_and_measured(
+    policy: SourcePolicy, make_jpeg: Callable[..., bytes]
+) -> None:
+    content = make_jpeg(1)
+    found = decode_task(task(), content, policy)
+    assert (found["outcome"], found["image_id"]) == (INGESTED, sha256(content))
+    assert (found["width"], found["height"], found["source_bytes"]) == (38, 32, len(content))
+    assert 0 < found["brightness"] < 1
+    assert found["decode_ms"] > 0
 
 
-def test_a_good_image_is_stored_with_what_its_file_was(policy: SourcePolicy, photo: bytes) -> None:
-    result = outcome(row(), policy)
-    assert result.pop("content").startswith(b"\xff\xd8")
-    assert result == {
-        "product_id": "p1",
-        "source_uri": "a.jpg",
-        "outcome": STORED,
-        "image_id": sha256(photo),
-        "width": 38,
-        "height": 32,
-        "source_format": "JPEG",
-        "source_width": 48,
-        "source_height": 40,
-        "source_bytes": len(photo),
-        "source_modified_at": MODIFIED,
-        "is_animated": False,
+@pytest.mark.parametrize("write", [str.lower, str.upper])
+def test_a_checksum_that_fits_is_accepted(
+    policy: SourcePolicy, make_jpeg: Callable[..., bytes], write: Callable[[str], str]
+) -> None:
+    content = make_jpeg(1)
+    found = decode_task(task(sha256=write(sha256(content))), content, policy)
+    assert found["outcome"] == INGESTED
+    assert decode_task(task(sha256=""), content, policy)["outcome"] == INGESTED
+
+
+def test_a_checksum_that_does_not_fit_is_rejected(
+    policy: SourcePolicy, make_jpeg: Callable[..., bytes]
+) -> None:
+    found = decode_task(task(sha256="0" * 64), make_jpeg(1), policy)
+    assert (found["outcome"], found["reason"]) == (REJECTED, Reason.CHECKSUM_MISMATCH)
+
+
+def test_a_file_that_was_only_touched_is_unchanged(policy: SourcePolicy) -> None:
+    content = b"not even decoded"
+    found = decode_task(task(known_image_id=sha256(content)), content, policy)
+    assert found["outcome"] == UNCHANGED
+
+
+def test_what_could_not_be_read_is_rejected_for_that_reason(policy: SourcePolicy) -> None:
+    found = decode_task(task(), Rejection(Reason.UNREADABLE, "no permission"), policy)
+    assert (found["reason"], found["detail"]) == (Reason.UNREADABLE, "no permission")
+
+
+def test_every_row_has_an_outcome_and_ingested_ones_an_image_in_the_file(
+    policy: SourcePolicy, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    rows = [put(policy, f"{n}.jpg", make_jpeg(n) if n % 3 else b"no image") for n in range(70)]
+    rows[1]["path"] = str(tmp_path / "images" / "gone.jpg")
+    rows[0]["known_attempts"] = 4
+    batches = pa.Table.from_pylist(rows, PLAN_SCHEMA).to_batches(max_chunksize=9)
+    found = pa.Table.from_batches(
+        process_batches(policy, str(tmp_path / "staging"), batches), OUTCOME_SCHEMA
+    ).to_pylist()
+    assert [row["source_uri"] for row in found] == [row["source_uri"] for row in rows]
+    assert (found[0]["reason"], found[0]["attempts"]) == ("not_an_image", 5)
+    assert (found[1]["reason"], found[1]["attempts"]) == ("missing", 1)
+    ingested = [row for row in found if row["outcome"] == INGESTED]
+    assert len(ingested) == 45
+    files = {row["staged_file"] for row in ingested}
+    assert len(files) == 1
+    staged = pq.read_table(files.pop()).to_pylist()
+    assert [row["image_id"] for row in staged] == [row["image_id"] for row in ingested]
+    assert all(row["content"].startswith(b"\xff\xd8") for row in staged)
+
+
+def test_a_task_without_a_good_image_leaves_no_file(policy: SourcePolicy, tmp_path: Path) -> None:
+    batch = pa.RecordBatch.from_pylist([put(policy, "a.jpg", b"")], schema=PLAN_SCHEMA)
+    found = list(process_batches(policy, str(tmp_path / "staging"), [batch]))
+    assert found[0]["staged_file"].to_pylist() == [None]
+    assert not (tmp_path / "staging").exists()
+
+
+def test_a_file_that_changes_between_look_and_read_is_rejected(
+    policy: SourcePolicy, make_jpeg: Callable[..., bytes]
+) -> None:
+    row = put(policy, "a.jpg", make_jpeg(1))
+    (Path(policy.root) / "a.jpg").write_bytes(make_jpeg(2, width=90))
+    found = list(decoded_rows([row], decoder(policy), policy))
+    assert found[0]["reason"] == Reason.CHANGED_WHILE_READING
+
+
+def test_poison_costs_its_own_row_alone(policy: SourcePolicy, tmp_path: Path) -> None:
+    rows = [put(policy, name, b"x") for name in ("a", "segfault", "b", "spin", "memory", "c")]
+    limits = Limits(memory_bytes=256 * 2**20, cpu_seconds=1, wall_seconds=20)
+    with IsolatedWorker(start_poisoned_decoder, limits) as worker:
+        found = {row["source_uri"]: row for row in decoded_rows(rows, worker, policy)}
+    assert {name: row["reason"] for name, row in found.items()} == {
+        "a": None,
+        "segfault": Reason.CRASHED,
+        "b": None,
+        "spin": Reason.TIMED_OUT,
+        "memory": Reason.OUT_OF_MEMORY,
+        "c": None,
     }
-
-
-def test_a_row_with_a_defect_touches_no_file(policy: SourcePolicy, photo: bytes) -> None:
-    result = outcome(row(defect="the row has no product_id"), policy)
-    assert (result["outcome"], result["reason"]) == (REJECTED, Reason.BAD_ROW)
-    assert result["source_bytes"] is None
-
-
-def test_a_missing_file_is_rejected(policy: SourcePolicy) -> None:
-    result = outcome(row(), policy)
-    assert (result["outcome"], result["reason"], result["attempts"]) == (REJECTED, "missing", 1)
-
-
-@pytest.mark.parametrize("upper", [False, True])
-def test_a_checksum_that_fits_is_accepted(policy: SourcePolicy, photo: bytes, upper: bool) -> None:
-    given = sha256(photo).upper() if upper else sha256(photo)
-    assert outcome(row(sha256=given), policy)["outcome"] == STORED
-    assert outcome(row(sha256=""), policy)["outcome"] == STORED
-
-
-def test_a_checksum_that_does_not_fit_is_rejected(policy: SourcePolicy, photo: bytes) -> None:
-    assert outcome(row(sha256="0" * 64), policy)["reason"] == Reason.CHECKSUM_MISMATCH
-
-
-def test_a_file_that_is_too_large_is_not_read(policy: SourcePolicy, tmp_path: Path) -> None:
-    with (tmp_path / "a.jpg").open("wb") as file:
-        file.truncate(1 << 40)  # takes no room, and could not be read into memory
-    assert outcome(row(), policy)["reason"] == Reason.TOO_LARGE
-
-
-def test_an_unchanged_file_is_not_read(policy: SourcePolicy, tmp_path: Path) -> None:
-    content = put(tmp_path / "a.jpg", b"no image at all")
-    result = outcome(known(content, known_image_id="id"), policy)
-    assert (result["outcome"], result["image_id"]) == (UNCHANGED, "id")
-
-
-def test_a_file_of_other_size_or_time_is_read_again(policy: SourcePolicy, photo: bytes) -> None:
-    item = known(photo, known_image_id="another")
-    assert outcome(item | {"known_bytes": 1}, policy)["outcome"] == STORED
-    earlier = datetime(2023, 1, 1, tzinfo=UTC)
-    assert outcome(item | {"known_modified_at": earlier}, policy)["outcome"] == STORED
-
-
-def test_a_file_that_was_only_touched_is_unchanged(policy: SourcePolicy, photo: bytes) -> None:
-    earlier = datetime(2023, 1, 1, tzinfo=UTC)
-    item = known(photo, known_image_id=sha256(photo), known_modified_at=earlier)
-    result = outcome(item, policy)
-    assert (result["outcome"], result["source_modified_at"]) == (UNCHANGED, MODIFIED)
-
-
-def test_a_known_image_with_another_checksum_in_the_manifest_is_read_again(
-    policy: SourcePolicy, photo: bytes
-) -> None:
-    item = known(photo, known_image_id=sha256(photo), sha256="0" * 64)
-    assert outcome(item, policy)["reason"] == Reason.CHECKSUM_MISMATCH
-
-
-def test_a_bad_file_that_did_not_change_is_not_tried_again(
-    policy: SourcePolicy, photo: bytes
-) -> None:
-    result = outcome(known(photo, known_reason="truncated", known_attempts=1), policy)
-    assert (result["outcome"], result["reason"]) == (REJECTED, "truncated")
-    assert result["attempts"] is None
-
-
-def test_a_bad_file_that_changed_is_one_more_attempt(policy: SourcePolicy, tmp_path: Path) -> None:
-    content = put(tmp_path / "a.jpg", b"still no image")
-    item = known(content + b"!", known_reason="not_an_image", known_attempts=2)
-    result = outcome(item, policy)
-    assert (result["reason"], result["attempts"]) == ("not_an_image", 3)
-
-
-@pytest.mark.parametrize("reason", ["unreadable", "missing", "checksum_mismatch", "outside_root"])
-def test_what_the_files_content_was_not_to_blame_for_is_tried_again(
-    policy: SourcePolicy, photo: bytes, reason: str
-) -> None:
-    item = known(photo, known_reason=reason, known_attempts=1)
-    assert outcome(item, policy)["outcome"] == STORED
-
-
-def test_a_larger_limit_lets_a_file_in(policy: SourcePolicy, photo: bytes) -> None:
-    item = known(photo, known_reason="too_large", known_attempts=1)
-    assert outcome(item, policy)["outcome"] == STORED
-
-
-def test_the_same_finding_about_the_same_file_is_no_new_attempt(
-    policy: SourcePolicy, photo: bytes
-) -> None:
-    item = known(photo, known_reason="checksum_mismatch", known_attempts=1, sha256="0" * 64)
-    result = outcome(item, policy)
-    assert (result["reason"], result["attempts"]) == ("checksum_mismatch", None)
-
-
-def test_the_same_finding_without_a_file_is_no_new_attempt(policy: SourcePolicy) -> None:
-    item = row(known_reason="missing", known_attempts=1)
-    assert outcome(item, policy)["attempts"] is None
-    assert outcome(item | {"known_reason": "empty"}, policy)["attempts"] == 2
-
-
-def test_the_size_is_that_of_the_bytes_that_were_read(policy: SourcePolicy, photo: bytes) -> None:
-    # As when an upload goes on between finding and reading.
-    stale = SourceFile(str(Path(policy.root) / "a.jpg"), 0, MODIFIED)
-    result = decoding._fresh(row(), stale, ImageRoot(policy.root), policy)
-    assert (result["outcome"], result["source_bytes"]) == (STORED, len(photo))
-
-
-def test_a_file_that_vanishes_before_it_is_read_is_missing(policy: SourcePolicy) -> None:
-    stale = SourceFile(str(Path(policy.root) / "a.jpg"), 5, MODIFIED)
-    result = decoding._fresh(row(), stale, ImageRoot(policy.root), policy)
-    assert (result["outcome"], result["reason"]) == (REJECTED, "missing")
-
-
-def test_every_row_of_every_batch_comes_out_once_in_order(
-    policy: SourcePolicy, photo: bytes
-) -> None:
-    rows = [row(product_id=f"p{n}", source_uri="a.jpg" if n % 2 else "b.jpg") for n in range(150)]
-    types = {"known_attempts": pa.int32(), "known_bytes": pa.int64()}
-    schema = pa.schema(
-        [
-            (name, pa.timestamp("us", "UTC") if name == "known_modified_at" else kind)
-            for name in INPUT_COLUMNS
-            for kind in [types.get(name, pa.string())]
-        ]
-    )
-    batches = pa.Table.from_pylist(rows, schema).to_batches(max_chunksize=7)
-    found = list(process_batches(policy, [*batches, batches[0].slice(0, 0)]))
-    assert [r["product_id"] for batch in found for r in batch.to_pylist()] == [
-        r["product_id"] for r in rows
-    ]
-    assert max(batch.num_rows for batch in found) <= 64
-
-
-def test_no_batch_gives_no_batch(policy: SourcePolicy) -> None:
-    assert list(process_batches(policy, [])) == []
+    assert found["segfault"]["attempts"] == 1

@@ -4,7 +4,8 @@ import csv
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pyspark.sql import Row, SparkSession
 from catalog_batch import tables
 from catalog_batch.config import IngestSettings
 from catalog_batch.errors import BadInputError, ManifestError
-from catalog_batch.ingest.pipeline import Outcomes, ingest_catalogue
+from catalog_batch.ingest.outcomes import Outcomes
+from catalog_batch.ingest.pipeline import Request, ingest_catalogue, plan_ingest
 from catalog_batch.runs import Run, Status
 from catalog_batch.tables import Table
 from catalog_batch.taxonomy import category_id
@@ -36,7 +38,8 @@ MANIFEST = [
     ["", "a.jpg", "Tools", "No product", "0", "", ""],
     ["p8", "", "Tools", "No image", "0", "", ""],
 ]
-SETTINGS = IngestSettings(stored_side=32, rows_per_task=4)
+SETTINGS = IngestSettings(stored_side=32, rows_per_task=4, max_rejected_share=1)
+NIGHT = date(2026, 1, 10)
 
 
 @dataclass
@@ -53,13 +56,28 @@ class Shop:
         path.write_bytes(content)
         os.utime(path, (modified, modified))
 
-    def ingest(self, rows: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> "State":
+    def request(
+        self,
+        rows: Sequence[Sequence[str]],
+        columns: Sequence[str] = COLUMNS,
+        **options: Any,
+    ) -> Request:
         manifest = self.folder / "manifest.csv"
         with manifest.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
+        options = {"night": NIGHT} | options
+        return Request(str(manifest), str(self.folder / "images"), **options)
+
+    def ingest(
+        self,
+        rows: Sequence[Sequence[str]],
+        columns: Sequence[str] = COLUMNS,
+        settings: IngestSettings = SETTINGS,
+        **options: Any,
+    ) -> "State":
         run = self.make_run("ingest")
-        images = str(self.folder / "images")
-        outcomes = ingest_catalogue(self.warehouse, str(manifest), images, SETTINGS, run)
+        request = self.request(rows, columns, **options)
+        outcomes = ingest_catalogue(self.warehouse, request, settings, run)
         return State(
             run,
             outcomes,
@@ -164,12 +182,12 @@ def killed(shop: Shop, changed: State, make_jpeg: Callable[..., bytes]) -> State
     spark.sql(f"DELETE FROM {links} WHERE source_uri = 'a.jpg'")
     spark.sql(
         f"INSERT INTO {rejected} SELECT product_id, source_uri, 'truncated', '', 1, 400, "
-        f"source_modified_at, updated_at, updated_at, run_id "
+        f"source_modified_at, updated_at, updated_at, run_id, NULL "
         f"FROM {links} WHERE source_uri = 'short.jpg'"
     )
     spark.sql(
         f"INSERT INTO {links} SELECT product_id, source_uri, 0, repeat('0', 64), 5, "
-        f"timestamp'2020-01-01', last_seen_at, run_id FROM {rejected} WHERE source_uri = 'c.jpg'"
+        f"timestamp'2020-01-01', last_seen_at, run_id, NULL FROM {rejected} WHERE source_uri = 'c.jpg'"
     )
     shop.put("../warehouse/_staging/ingest-killed/part-0.parquet", b"left behind")
     rows = [list(row) for row in MANIFEST if row[0] != "p6"]
@@ -183,7 +201,7 @@ def killed(shop: Shop, changed: State, make_jpeg: Callable[..., bytes]) -> State
 
 def test_every_row_of_the_manifest_has_one_outcome(first: State) -> None:
     assert first.outcomes == Outcomes(
-        stored=3,
+        ingested=3,
         duplicate=1,
         unchanged=0,
         repeated=1,
@@ -274,7 +292,7 @@ def test_a_second_run_finds_nothing_to_do_and_makes_no_version(first: State, aga
 def test_only_files_that_changed_are_read_again(changed: State) -> None:
     # b.jpg, short.jpg and nowhere.jpg are new bytes, c.jpg is broken now; the rest was known.
     assert changed.run.status == Status.PUBLISHED
-    assert changed.outcomes.stored == 3
+    assert changed.outcomes.ingested == 3
     assert changed.outcomes.unchanged == 2
     assert changed.outcomes.rejected == {
         "truncated": 1,
@@ -368,7 +386,10 @@ def test_a_refused_manifest_changes_nothing(shop: Shop, killed: State) -> None:
     manifest.write_text("product_id,image_uri,split\np9,a.jpg,holdout\n")
     with pytest.raises(ManifestError, match=r"\['holdout'\].*Use one of"):
         ingest_catalogue(
-            shop.warehouse, str(manifest), str(shop.folder), SETTINGS, shop.make_run("ingest")
+            shop.warehouse,
+            Request(str(manifest), str(shop.folder), NIGHT, accept_columns=True),
+            SETTINGS,
+            shop.make_run("ingest"),
         )
     assert {t.name: shop.warehouse.version(t) for t in tables.ALL_TABLES} == killed.versions
 
@@ -376,7 +397,9 @@ def test_a_refused_manifest_changes_nothing(shop: Shop, killed: State) -> None:
 def test_columns_that_a_manifest_lacks_keep_what_is_stored(shop: Shop, killed: State) -> None:
     told = {row[0]: row for row in killed.values(tables.PRODUCTS, "product_id", "title")}
     labels = killed.values(tables.LABELS, "product_id", "category_id")
-    silent = shop.ingest([["p1", "a.jpg"]], columns=["product_id", "image_uri"])
+    silent = shop.ingest(
+        [["p1", "a.jpg"]], columns=["product_id", "image_uri"], accept_columns=True
+    )
     assert told["p1"][1]
     assert {row[0]: row for row in silent.values(tables.PRODUCTS, "product_id", "title")} == told
     assert silent.values(tables.LABELS, "product_id", "category_id") == labels
@@ -384,10 +407,9 @@ def test_columns_that_a_manifest_lacks_keep_what_is_stored(shop: Shop, killed: S
 
 def test_an_image_root_that_is_not_there_is_refused_and_unpublishes_nothing(shop: Shop) -> None:
     before = shop.rows_of(tables.PRODUCT_IMAGES)
-    manifest = str(shop.folder / "manifest.csv")
-    nowhere = str(shop.folder / "unmounted")
+    request = replace(shop.request(MANIFEST), images=str(shop.folder / "unmounted"))
     with pytest.raises(BadInputError, match="no folder"):
-        ingest_catalogue(shop.warehouse, manifest, nowhere, SETTINGS, shop.make_run("ingest"))
+        ingest_catalogue(shop.warehouse, request, SETTINGS, shop.make_run("ingest"))
     assert shop.rows_of(tables.PRODUCT_IMAGES) == before
 
 

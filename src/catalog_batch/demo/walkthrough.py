@@ -11,7 +11,7 @@ from rich.console import Console
 from catalog_batch.config import Settings
 from catalog_batch.demo.catalogue import generate_catalogue
 from catalog_batch.demo.summary import CatalogueSummary
-from catalog_batch.ingest.pipeline import ingest_catalogue
+from catalog_batch.ingest.pipeline import Request, ingest_catalogue
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.progress import counts_table, progress_bar
 from catalog_batch.queries import format_rows, run_query
@@ -115,11 +115,12 @@ def _ingest(
     warehouse: Warehouse, catalogue: Path, settings: Settings, clock: Clock, out: Console
 ) -> None:
     manifest, images = str(catalogue / "manifest.csv"), str(catalogue / "images")
+    request = Request(manifest, str(Path(images).absolute()), clock().date(), is_full=True)
     run = _job(
         "ingest",
         settings,
         clock,
-        lambda run: ingest_catalogue(warehouse, manifest, images, settings.ingest, run),
+        lambda run: ingest_catalogue(warehouse, request, settings.ingest, run),
     )
     out.print(counts_table(f"{run.rows_in:,} rows by outcome", run.counts))
     out.print(counts_table("rejected by reason", dict(sorted(run.rejected.items()))))

@@ -1,36 +1,28 @@
-"""The part of ingest that runs on the executors: locate, read, check and decode each image."""
+"""The part of ingest that opens images: read, check, decode and measure, in a killable child."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from catalog_batch.imaging import DecodePolicy, Reason, Rejection, StoredImage, decode_image
+from catalog_batch.imaging import Reason, Rejection, StoredImage, decode_image
+from catalog_batch.ingest.isolation import IsolatedWorker, Limits, Lost
+from catalog_batch.ingest.looking import INGESTED, REJECTED, UNCHANGED, SourcePolicy
+from catalog_batch.ingest.parquet_rows import ParquetRows
+from catalog_batch.ingest.quality import measure
+from catalog_batch.ingest.reading import read_ahead
 from catalog_batch.ingest.sources import ImageRoot, SourceFile
+from catalog_batch.ingest.staged_images import StagedImages
 
-STORED = "stored"
-UNCHANGED = "unchanged"
-REJECTED = "rejected"
-
-# Columns that with_outcomes reads, and what it returns.
-INPUT_COLUMNS = (
-    "product_id",
-    "source_uri",
-    "sha256",
-    "defect",
-    "known_image_id",
-    "known_reason",
-    "known_attempts",
-    "known_bytes",
-    "known_modified_at",
-)
-_OUTPUT = pa.schema(
+OUTCOME_SCHEMA = pa.schema(
     [
         ("product_id", pa.string()),
         ("source_uri", pa.string()),
@@ -41,145 +33,190 @@ _OUTPUT = pa.schema(
         ("source_bytes", pa.int64()),
         ("source_modified_at", pa.timestamp("us", "UTC")),
         ("image_id", pa.string()),
-        ("content", pa.binary()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("source_format", pa.string()),
-        ("source_width", pa.int32()),
-        ("source_height", pa.int32()),
-        ("is_animated", pa.bool_()),
+        ("stored_bytes", pa.int64()),
+        ("decode_ms", pa.float64()),
+        ("staged_file", pa.string()),
     ]
 )
-OUTPUT_DDL = (
+OUTCOME_DDL = (
     "product_id string, source_uri string, outcome string, attempts int, reason string, "
     "detail string, source_bytes bigint, source_modified_at timestamp, image_id string, "
-    "content binary, width int, height int, source_format string, source_width int, "
-    "source_height int, is_animated boolean"
-)
-_ROWS_PER_BATCH = 64
-# Found in a file's content, and so found again until the file changes. All else may change while
-# size and time stay: a permission, the manifest's checksum, the sizes allowed.
-_LASTING_REASONS = frozenset(
-    {
-        Reason.EMPTY,
-        Reason.NOT_AN_IMAGE,
-        Reason.FORMAT_NOT_ALLOWED,
-        Reason.TRUNCATED,
-        Reason.UNDECODABLE,
-    }
+    "stored_bytes bigint, decode_ms double, staged_file string"
 )
 
 
-@dataclass(frozen=True)
-class SourcePolicy:
-    """What is read, and how it is decoded."""
-
-    root: str
-    max_source_bytes: int
-    decode: DecodePolicy
+_T = TypeVar("_T")
 
 
-def with_outcomes(rows: DataFrame, policy: SourcePolicy) -> DataFrame:
-    """Give every row its outcome, and a stored row its image; one row out for each row in.
+class Task(NamedTuple):
+    """An image to decode, as it travels to the child."""
+
+    file: SourceFile | None
+    """None for an image that lies in the manifest itself."""
+
+    content_file: str | None
+    content_row: int | None
+    sha256: str | None
+    known_image_id: str | None
+    modified_at: datetime | None
+
+
+def with_outcomes(rows: DataFrame, policy: SourcePolicy, staging: str) -> DataFrame:
+    """Read and decode every row of a plan that is to do; one narrow row out for each row in.
 
     Args:
-        rows: Frame with ``INPUT_COLUMNS``.
+        rows: Rows of ``looking.PLAN_DDL`` with the outcome ``to_do``.
         policy: Where images are read and what is accepted.
+        staging: Folder or URI; the stored images of a task become one Parquet file there.
 
     Returns:
-        Frame with the columns of ``OUTPUT_DDL``. ``content`` is null unless stored; ``attempts`` is
-        null unless the image was tried and rejected now, rather than remembered from before.
+        Frame with the columns of ``OUTCOME_DDL``; ``staged_file`` names the file that holds the
+        image of an ingested row.
     """
-    return rows.select(*INPUT_COLUMNS).mapInArrow(partial(process_batches, policy), OUTPUT_DDL)
+    return rows.mapInArrow(partial(process_batches, policy, staging), OUTCOME_DDL)
 
 
 def process_batches(
-    policy: SourcePolicy, batches: Iterable[pa.RecordBatch]
+    policy: SourcePolicy, staging: str, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Process Arrow batches lazily; the root is opened once for the whole partition."""
-    root = ImageRoot(policy.root)
+    """Decode the rows of Arrow batches; images go to a file, what was found of them is yielded."""
     rows = (row for batch in batches for row in batch.to_pylist())
-    outcomes = (outcome_of(row, root, policy) for row in rows)
-    while chunk := list(islice(outcomes, _ROWS_PER_BATCH)):
-        yield pa.RecordBatch.from_pylist(chunk, schema=_OUTPUT)
+    # An attempt that fails leaves a file that no row names.
+    with StagedImages(f"{staging}/{uuid.uuid4().hex}.parquet") as staged:
+        for chunk in _chunks(decoded_rows(rows, decoder(policy), policy), policy.batch_images):
+            staged.add([row for row in chunk if row["content"]])
+            narrow = [
+                {**row, "staged_file": staged.uri if row["content"] else None} for row in chunk
+            ]
+            yield pa.RecordBatch.from_pylist(narrow, schema=OUTCOME_SCHEMA)
 
 
-def outcome_of(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> dict[str, Any]:
-    """Return the outcome of one manifest row, as a row of ``OUTPUT_DDL``."""
-    result = {"product_id": row["product_id"], "source_uri": row["source_uri"]}
-    if row["defect"]:
-        return result | _rejected(Rejection(Reason.BAD_ROW, row["defect"]), row, None)
-    file = root.find(row["source_uri"])
-    if isinstance(file, Rejection):
-        return result | _rejected(file, row, None)
-    if _is_known(row, file):
-        return result | _remembered(row, file)
-    return result | _fresh(row, file, root, policy)
+@cache
+def decoder(policy: SourcePolicy) -> IsolatedWorker[Task, dict[str, Any]]:
+    """Return this process's child; Spark uses its Python workers, and so the child, again."""
+    limits = Limits(
+        memory_bytes=policy.decoder_memory_mib * 2**20,
+        cpu_seconds=policy.image_cpu_seconds,
+        wall_seconds=policy.batch_wall_seconds,
+    )
+    return IsolatedWorker(partial(start_decoder, policy), limits)
 
 
-def _is_known(row: dict[str, Any], file: SourceFile) -> bool:
-    """Return whether the file is the one that an earlier run has dealt with."""
-    if not _is_same_file(row, file):
-        return False
-    if row["known_reason"] and row["known_reason"] not in _LASTING_REASONS:
-        return False
-    expected = row["sha256"]
-    return not (expected and row["known_image_id"] and expected.lower() != row["known_image_id"])
+def decoded_rows(
+    rows: Iterable[dict[str, Any]],
+    worker: IsolatedWorker[Task, dict[str, Any]],
+    policy: SourcePolicy,
+) -> Iterator[dict[str, Any]]:
+    """Yield the outcome of each row of a plan, in order, with ``content`` for an ingested one."""
+    waiting: list[dict[str, Any]] = []
+
+    def batches() -> Iterator[list[Task]]:
+        for chunk in _chunks(rows, policy.batch_images):
+            waiting.extend(chunk)
+            yield [_task(row) for row in chunk]
+
+    for _, found in worker.map(batches()):
+        row = waiting.pop(0)
+        result = (
+            _rejection(Reason(found.failure), found.detail) if isinstance(found, Lost) else found
+        )
+        yield _outcome(row, result)
 
 
-def _is_same_file(row: dict[str, Any], file: SourceFile) -> bool:
-    is_same_size = row["known_bytes"] is not None and row["known_bytes"] == file.size
-    return is_same_size and row["known_modified_at"] == file.modified_at
+def start_decoder(policy: SourcePolicy) -> Callable[[Sequence[Task]], Iterator[dict[str, Any]]]:
+    """Open the sources in the child; return what handles a batch there."""
+    root, inline = ImageRoot(policy.root), ParquetRows()
+
+    def read(task: Task) -> bytes | Rejection:
+        if task.file is not None:
+            return root.read(task.file, policy.max_source_bytes)
+        return inline.read(task.content_file or "", task.content_row or 0, policy.max_source_bytes)
+
+    def process(tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+        # The rows of a Parquet file are read in order, by one cursor.
+        in_flight = 1 if tasks[0].file is None else policy.reads_in_flight
+        ahead = read_ahead(tasks, _announced_bytes, read, in_flight, policy.read_ahead_bytes)
+        for task, content in ahead:
+            yield decode_task(task, content, policy)
+
+    return process
 
 
-def _remembered(row: dict[str, Any], file: SourceFile) -> dict[str, Any]:
-    if row["known_reason"]:
-        rejection = Rejection(Reason(row["known_reason"]), "")
-        return _rejected(rejection, row, file) | {"attempts": None}
-    return _located(file) | {"outcome": UNCHANGED, "image_id": row["known_image_id"]}
-
-
-def _fresh(
-    row: dict[str, Any], file: SourceFile, root: ImageRoot, policy: SourcePolicy
-) -> dict[str, Any]:
-    if file.size > policy.max_source_bytes:
-        return _rejected(Rejection(Reason.TOO_LARGE, f"{file.size} bytes"), row, file)
-    content = root.read(file)
+def decode_task(task: Task, content: bytes | Rejection, policy: SourcePolicy) -> dict[str, Any]:
+    """Check, decode and measure the bytes of one image."""
     if isinstance(content, Rejection):
-        return _rejected(content, row, file)
-    # What was read counts, should the file have changed since it was found.
-    file = replace(file, size=len(content))
+        return _rejection(content.reason, content.detail)
+    located = {"source_bytes": len(content)}
     image_id = hashlib.sha256(content).hexdigest()
-    expected = (row["sha256"] or image_id).lower()
+    expected = (task.sha256 or image_id).lower()
     if expected != image_id:
         detail = f"manifest says {expected[:12]}, the bytes have {image_id[:12]}"
-        return _rejected(Rejection(Reason.CHECKSUM_MISMATCH, detail), row, file)
-    if image_id == row["known_image_id"]:
+        return located | _rejection(Reason.CHECKSUM_MISMATCH, detail)
+    if image_id == task.known_image_id:
         # Touched, copied or uploaded again: other time, same bytes.
-        return _located(file) | {"outcome": UNCHANGED, "image_id": image_id}
+        return located | {"outcome": UNCHANGED, "image_id": image_id}
+    started = time.perf_counter()
     decoded = decode_image(content, policy.decode)
     if isinstance(decoded, Rejection):
-        return _rejected(decoded, row, file)
-    return _stored(decoded, image_id, file)
+        return located | _rejection(decoded.reason, decoded.detail)
+    stored = _stored(decoded, image_id)
+    return located | stored | {"decode_ms": (time.perf_counter() - started) * 1000}
 
 
-def _stored(image: StoredImage, image_id: str, file: SourceFile) -> dict[str, Any]:
-    return _located(file) | {"outcome": STORED, "image_id": image_id, **vars(image)}
-
-
-def _rejected(rejection: Rejection, row: dict[str, Any], file: SourceFile | None) -> dict[str, Any]:
-    # The same finding about the same file, or about none, is no new attempt.
-    is_same_file = file is None or _is_same_file(row, file)
-    is_same_finding = is_same_file and row["known_reason"] == rejection.reason
-    return _located(file) | {
-        "outcome": REJECTED,
-        "attempts": None if is_same_finding else (row["known_attempts"] or 0) + 1,
-        "reason": str(rejection.reason),
-        "detail": rejection.detail,
+def _stored(image: StoredImage, image_id: str) -> dict[str, Any]:
+    return {
+        "outcome": INGESTED,
+        "image_id": image_id,
+        "stored_bytes": len(image.content),
+        "content": image.content,
+        "width": image.width,
+        "height": image.height,
+        "source_format": image.source_format,
+        "source_width": image.source_width,
+        "source_height": image.source_height,
+        "is_animated": image.is_animated,
+        **asdict(measure(image.picture)),
     }
 
 
-def _located(file: SourceFile | None) -> dict[str, int | datetime | None]:
-    if file is None:
-        return {"source_bytes": None, "source_modified_at": None}
-    return {"source_bytes": file.size, "source_modified_at": file.modified_at}
+def _rejection(reason: Reason, detail: str) -> dict[str, Any]:
+    return {"outcome": REJECTED, "reason": str(reason), "detail": detail}
+
+
+def _outcome(row: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Put what was found beside what the plan knew of the row."""
+    is_rejected = found["outcome"] == REJECTED
+    known = {
+        "product_id": row["product_id"],
+        "source_uri": row["source_uri"],
+        "source_bytes": row["source_bytes"],
+        "source_modified_at": row["source_modified_at"],
+        "attempts": (row["known_attempts"] or 0) + 1 if is_rejected else None,
+        "content": None,
+    }
+    return known | found
+
+
+def _task(row: dict[str, Any]) -> Task:
+    file = None
+    if row["content_file"] is None:
+        size, modified_at = row["source_bytes"], row["source_modified_at"]
+        file = SourceFile(row["path"], size, modified_at, row["member"])
+    return Task(
+        file,
+        row["content_file"],
+        row["content_row"],
+        row["sha256"],
+        row["known_image_id"],
+        row["source_modified_at"],
+    )
+
+
+def _announced_bytes(task: Task) -> int:
+    return (task.file.size or 0) if task.file else 0
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,15 +1,20 @@
-"""Make a manifest from a folder of images, in one of the two layouts that ImageFolder knows."""
+"""Make a manifest from a folder of images, in a layout that ImageFolder or WebDataset knows."""
 
 import csv
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Any
 
 from catalog_batch.errors import ManifestError
+from catalog_batch.imaging import Rejection
+from catalog_batch.ingest.tar_shards import SUFFIX, LocalContainer, TarShard
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 _FIRST_COLUMNS = ("product_id", "image_uri", "category")
+_MAX_LABEL_BYTES = 1_000_000
 
 
 def write_manifest(folder: Path, target: Path) -> int:
@@ -20,6 +25,11 @@ def write_manifest(folder: Path, target: Path) -> int:
     the folders are the categories: ``Fruit/Apple/1.jpg`` has the category ``Fruit/Apple``. The
     product is the row's ``product_id``, or else the file's path.
 
+    Tar shards are read in the manner of WebDataset: members whose paths agree up to the first dot
+    of the name are one sample, and its images are one product, named by that path. Its category is
+    the text of ``.cls``, or else ``category`` or ``label`` in ``.json``, which may also give
+    ``title`` and ``description``. Samples of one name in two shards are rows of one product.
+
     Raises:
         ManifestError: When the folder is missing, holds no image, or its metadata is unusable.
     """
@@ -28,11 +38,11 @@ def write_manifest(folder: Path, target: Path) -> int:
     metadata = [folder / name for name in _METADATA_NAMES if (folder / name).is_file()]
     if len(metadata) > 1:
         raise ManifestError(f"{str(folder)!r} has both {' and '.join(_METADATA_NAMES)}. Keep one.")
-    rows = list(_rows_of_metadata(metadata[0]) if metadata else _rows_of_folders(folder))
+    rows = list(_rows_of_metadata(metadata[0]) if metadata else _rows_of_files(folder))
     if not rows:
         raise ManifestError(
-            f"{str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}) in a category folder, "
-            f"and no {' or '.join(_METADATA_NAMES)}."
+            f"{str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}) in a category folder "
+            f"or tar shard, and no {' or '.join(_METADATA_NAMES)}."
         )
     others = sorted({name for row in rows for name in row} - set(_FIRST_COLUMNS))
     partial = target.with_name(f".{target.name}.partial")
@@ -50,6 +60,13 @@ def write_manifest(folder: Path, target: Path) -> int:
     return len(rows)
 
 
+def _rows_of_files(folder: Path) -> Iterator[dict[str, str]]:
+    yield from _rows_of_folders(folder)
+    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+        if path.is_file():
+            yield from _rows_of_shard(path, path.relative_to(folder).as_posix())
+
+
 def _rows_of_folders(folder: Path) -> Iterator[dict[str, str]]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -60,6 +77,60 @@ def _rows_of_folders(folder: Path) -> Iterator[dict[str, str]]:
                 "image_uri": relative.as_posix(),
                 "category": relative.parent.as_posix(),
             }
+
+
+def _rows_of_shard(path: Path, uri: str) -> Iterator[dict[str, str]]:
+    try:
+        shard = TarShard(LocalContainer(os.path.realpath(path)))
+    except OSError as error:
+        raise ManifestError(f"The shard {str(path)!r} cannot be read: {error.strerror}.") from error
+    if shard.is_damaged:
+        raise ManifestError(f"The shard {str(path)!r} is damaged, or no plain tar file. Renew it.")
+    names = dict.fromkeys(shard.names())
+    for name in names:
+        key, extension = _sample(name)
+        if f".{extension}".endswith(IMAGE_SUFFIXES):
+            yield {
+                "product_id": key,
+                "image_uri": f"{uri}/{name}",
+                **_labels_of_sample(shard, key, names, path),
+            }
+
+
+def _sample(name: str) -> tuple[str, str]:
+    """Split a member's path at the first dot of its last part: ``a/b.left.jpg`` is ``a/b``."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _labels_of_sample(
+    shard: TarShard, key: str, names: Container[str], path: Path
+) -> dict[str, str]:
+    found: dict[str, Any] = {}
+    if (name := f"{key}.json") in names:
+        try:
+            found = json.loads(_text_of_member(shard, name, path))
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{name!r} in {str(path)!r} is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ManifestError(f"{name!r} in {str(path)!r} is no JSON object.")
+    category = found.get("category", found.get("label"))
+    if (name := f"{key}.cls") in names:
+        category = _text_of_member(shard, name, path).strip()
+    texts = {name: found[name] for name in ("title", "description") if found.get(name) is not None}
+    texts["category"] = "" if category is None else category
+    return {name: str(value) for name, value in texts.items()}
+
+
+def _text_of_member(shard: TarShard, name: str, path: Path) -> str:
+    content = shard.read(name, _MAX_LABEL_BYTES)
+    if isinstance(content, Rejection):
+        raise ManifestError(f"{name!r} in {str(path)!r} cannot be read: {content.detail}.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{name!r} in {str(path)!r} is not UTF-8: {error}.") from error
 
 
 def _rows_of_metadata(path: Path) -> Iterator[dict[str, str]]:

@@ -1,202 +1,247 @@
-"""Ingest: a manifest and a folder of images become tables; every row has one outcome."""
+"""Ingest: a manifest and its images become tables; every row has one outcome.
 
+Plan (look at every file, open none), decode what is to do, publish. See docs/decisions/0005.
+"""
+
+import logging
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch import tables
 from catalog_batch.config import IngestSettings
-from catalog_batch.errors import ManifestError, ReconciliationError
+from catalog_batch.errors import GateRefusedError, ManifestError
 from catalog_batch.imaging import DecodePolicy
-from catalog_batch.ingest import transforms
-from catalog_batch.ingest.decoding import REJECTED, STORED, UNCHANGED, SourcePolicy, with_outcomes
-from catalog_batch.ingest.manifests import absent_columns, check_splits, read_manifest
+from catalog_batch.ingest import publication, transforms
+from catalog_batch.ingest.decoding import OUTCOME_DDL, with_outcomes
+from catalog_batch.ingest.looking import SourcePolicy, with_look
+from catalog_batch.ingest.manifests import Manifest, check_splits, open_manifest
+from catalog_batch.ingest.nights import Night, check_columns, place_night
+from catalog_batch.ingest.outcomes import (
+    Outcomes,
+    count_outcomes,
+    count_plan,
+    gate_problem,
+    measure_pass,
+    reconcile,
+)
 from catalog_batch.ingest.sources import ImageRoot
 from catalog_batch.runs import Run, Status
+from catalog_batch.spark import spark_progress
 from catalog_batch.warehouse import Warehouse, cached
 
 JOB = "ingest"
+_SMALLEST_TASK = 50
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """Rows of the manifest by outcome."""
+class Request:
+    """What one run is asked to ingest."""
 
-    stored: int
-    duplicate: int
-    unchanged: int
-    rejected: dict[str, int]
+    manifest: str
+    """CSV, JSON Lines, Parquet or Delta."""
+
+    images: str
+    """Folder or URI that every ``image_uri`` lies under."""
+
+    night: date
+    """The night that the manifest describes; it orders manifests."""
+
+    is_full: bool = False
+    """Whether products that the manifest does not name are to be delisted."""
+
+    retried: frozenset[str] = frozenset()
+    """Reasons of rejection that are tried again though the file did not change."""
+
+    accept_columns: bool = False
+    """Whether the manifest may lack or retype columns that the one before had."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """A manifest that was opened: its rows, each key once, and its place among the nights."""
+
+    manifest: Manifest
+    rows: DataFrame
+    rows_in: int
     repeated: int
+    night: Night
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows by outcome, the reasons of rejection added up."""
-        return {
-            "stored": self.stored,
-            "duplicate": self.duplicate,
-            "unchanged": self.unchanged,
-            "repeated": self.repeated,
-            "rejected": sum(self.rejected.values()),
-        }
 
-    @property
-    def total(self) -> int:
-        """All rows that have an outcome."""
-        return sum(self.counts.values())
+def plan_ingest(
+    warehouse: Warehouse, request: Request, settings: IngestSettings, run_id: str
+) -> dict[str, int]:
+    """Count what an ingest would do, without reading an image or changing a table."""
+    with warehouse.staging(run_id), _intake(warehouse, request, run_id) as intake:
+        plan = _planned(warehouse, intake.rows, _policy(request, settings))
+        return count_plan(plan, intake.repeated)
 
 
 def ingest_catalogue(
-    warehouse: Warehouse,
-    manifest_uri: str,
-    images_root: str,
-    settings: IngestSettings,
-    run: Run,
+    warehouse: Warehouse, request: Request, settings: IngestSettings, run: Run
 ) -> Outcomes:
     """Read a manifest's images and publish them.
 
     Args:
         warehouse: Where the tables are; they are created when missing.
-        manifest_uri: CSV, JSON Lines or Parquet file.
-        images_root: Folder or URI that every ``image_uri`` lies under.
+        request: The manifest, its images and its night.
         settings: What is accepted and how it is stored.
         run: Filled in with rows, outcomes and rate.
 
     Raises:
         ManifestError: When the manifest is refused as a whole.
         BadInputError: When the image root is no folder.
+        GateRefusedError: When too much is rejected or delisted; what was found is kept in staging.
         ReconciliationError: When rows went missing; nothing is published then.
     """
     warehouse.create(*tables.ALL_TABLES)
     warehouse.clear_staging(JOB)
-    ImageRoot(images_root).require_folder()
-    manifest = read_manifest(warehouse.spark, manifest_uri)
-    absent = absent_columns(warehouse.spark, manifest_uri)
-    with cached(manifest), cached(_distinct_rows(manifest)) as rows:
-        check_splits(manifest)
-        rows_in, rows_distinct = manifest.count(), rows.count()
-        if rows_in == 0:
-            raise ManifestError(f"Manifest {manifest_uri!r} has a header and no rows.")
-        tasks = max(1, -(-rows_distinct // settings.rows_per_task))
-        checked = _checked(warehouse, rows, tasks, _policy(images_root, settings))
-        started = time.monotonic()
-        with warehouse.staged(checked, run.run_id) as staged:
-            seconds = time.monotonic() - started
-            outcomes, changed = _publish_images(warehouse, staged, rows, rows_in, run)
-        with warehouse.stamped(run_id=run.run_id, job=JOB):
-            changed += _publish_products(warehouse, rows, absent, run)
-    run.rows_in, run.rows_out = rows_in, outcomes.stored + outcomes.duplicate
-    run.rejected = outcomes.rejected
-    run.counts = outcomes.counts
-    run.images_per_second = round(rows_distinct / seconds, 2) if rows_distinct else None
+    with (
+        warehouse.staging(run.run_id),
+        _intake(warehouse, request, run.run_id) as intake,
+        warehouse.stamped(run_id=run.run_id, job=JOB),
+    ):
+        run.rows_in = intake.rows_in
+        outcomes, found = _decode(warehouse, intake, request, settings, run)
+        new = transforms.select_new_images(found, warehouse.read(tables.IMAGES))
+        with cached(new) as new_images:
+            counted = count_outcomes(found, new_images, intake.repeated)
+            vanished = publication.count_vanished(warehouse, intake.rows, intake.night)
+            result = replace(counted, measures=outcomes, delisted=vanished)
+            _report(run, result)
+            reconcile(result, intake.rows_in)
+            _pass_gate(warehouse, result, settings, run)
+            changed = publication.publish_images(
+                warehouse, found, intake.rows, new_images, intake.night, run
+            )
+        changed += publication.publish_duplicates(warehouse, settings.near_duplicate_distance, run)
+        changed += publication.publish_products(
+            warehouse, intake.rows, intake.manifest.absent, intake.night, run
+        )
+        changed += publication.delist_vanished(warehouse, intake.rows, intake.night, run)
+        publication.record_manifest(
+            warehouse, intake.manifest.columns, intake.rows_in, intake.night, run
+        )
     run.finish(Status.PUBLISHED if changed else Status.NOTHING_TO_DO)
-    return outcomes
+    return result
 
 
-def _distinct_rows(manifest: DataFrame) -> DataFrame:
-    return manifest.transform(transforms.prepare_manifest).transform(transforms.drop_repeated_rows)
-
-
-def _checked(warehouse: Warehouse, rows: DataFrame, tasks: int, policy: SourcePolicy) -> DataFrame:
-    known = rows.transform(
-        transforms.with_known_state,
-        warehouse.read(tables.PRODUCT_IMAGES),
-        warehouse.read(tables.REJECTED_IMAGES),
+@contextmanager
+def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Iterator[Intake]:
+    """Open a manifest and check it as a whole."""
+    ImageRoot(request.images).require_folder()
+    staging = f"{warehouse.root}/_staging/{run_id}/manifest"
+    manifest = open_manifest(warehouse.spark, request.manifest, staging)
+    past = warehouse.read_or_empty(tables.MANIFESTS)
+    if not request.accept_columns:
+        check_columns(past, manifest.columns)
+    night = place_night(past, request.night, request.manifest, is_full=request.is_full)
+    distinct = manifest.frame.transform(transforms.prepare_manifest).transform(
+        transforms.drop_repeated_rows
     )
-    # Only narrow rows are dealt out; the bytes are read where they are decoded.
-    return known.repartition(tasks, *transforms.KEY).transform(with_outcomes, policy)
+    with cached(distinct) as rows:
+        check_splits(manifest.frame)
+        rows_in, rows_distinct = manifest.frame.count(), rows.count()
+        if rows_in == 0:
+            raise ManifestError(f"Manifest {request.manifest!r} has a header and no rows.")
+        yield Intake(manifest, rows, rows_in, rows_in - rows_distinct, night)
 
 
-def _policy(images_root: str, settings: IngestSettings) -> SourcePolicy:
+def _planned(warehouse: Warehouse, rows: DataFrame, policy: SourcePolicy) -> DataFrame:
+    return rows.transform(
+        transforms.with_known_state,
+        warehouse.read_or_empty(tables.PRODUCT_IMAGES),
+        warehouse.read_or_empty(tables.REJECTED_IMAGES),
+    ).transform(with_look, policy)
+
+
+def _decode(
+    warehouse: Warehouse, intake: Intake, request: Request, settings: IngestSettings, run: Run
+) -> tuple[dict[str, float], DataFrame]:
+    """Look at all files and read what is to do; return figures and one outcome for each row."""
+    policy = _policy(request, settings)
+    with spark_progress(warehouse.spark, "looking at files", intake.rows_in, "files"):
+        plan = warehouse.stage(_planned(warehouse, intake.rows, policy), f"{run.run_id}/plan")
+    counts = count_plan(plan, intake.repeated)
+    logger.info("planned %s", counts)
+    to_do = plan.transform(transforms.keep_to_do)
+    images = f"{warehouse.root}/_staging/{run.run_id}/images"
+    decoded = to_do.transform(
+        transforms.deal_out, _tasks(warehouse, to_do, counts["to_do"], settings)
+    ).transform(with_outcomes, policy, images)
+    if not counts["to_do"]:
+        decoded = warehouse.spark.createDataFrame([], OUTCOME_DDL)
+    started = time.monotonic()
+    with spark_progress(warehouse.spark, "decoding images", counts["to_do"], "images"):
+        decoded = warehouse.stage(decoded, f"{run.run_id}/decoded")
+    if counts["to_do"]:
+        run.images_per_second = round(counts["to_do"] / (time.monotonic() - started), 2)
+    measures = measure_pass(decoded)
+    logger.info("decoded %s", measures)
+    return measures, transforms.select_outcomes(plan, decoded)
+
+
+def _tasks(warehouse: Warehouse, to_do: DataFrame, rows: int, settings: IngestSettings) -> int:
+    """Return how many tasks decode: each has about the same rows, or the same bytes."""
+    total = to_do.agg(F.sum("source_bytes")).first()
+    total_bytes = (total[0] if total else 0) or 0
+    cores = warehouse.spark.sparkContext.defaultParallelism
+    wanted = max(
+        -(-rows // settings.rows_per_task),
+        -(-total_bytes // settings.bytes_per_task),
+        min(cores, rows // _SMALLEST_TASK),
+        1,
+    )
+    # Whole rounds of all cores: a last round of one task would leave the others idle.
+    return wanted if wanted < cores else -(-wanted // cores) * cores
+
+
+def _policy(request: Request, settings: IngestSettings) -> SourcePolicy:
     decode = DecodePolicy(
         stored_side=settings.stored_side,
         jpeg_quality=settings.jpeg_quality,
+        jpeg_subsampling=settings.jpeg_subsampling,
         max_pixels=settings.max_pixels,
         max_side=settings.max_side,
         min_side=settings.min_side,
     )
-    return SourcePolicy(images_root, settings.max_source_bytes, decode)
-
-
-def _count_outcomes(staged: DataFrame, new_images: DataFrame, repeated: int) -> Outcomes:
-    counted = staged.groupBy("outcome", "reason").count().collect()
-    by_outcome: Counter[str] = Counter()
-    for row in counted:
-        by_outcome[row["outcome"]] += row["count"]
-    stored = new_images.count()
-    return Outcomes(
-        stored=stored,
-        duplicate=by_outcome[STORED] - stored,
-        unchanged=by_outcome[UNCHANGED],
-        rejected={row["reason"]: row["count"] for row in counted if row["outcome"] == REJECTED},
-        repeated=repeated,
+    return SourcePolicy(
+        request.images,
+        settings.max_source_bytes,
+        decode,
+        reads_in_flight=settings.reads_in_flight,
+        read_ahead_bytes=settings.read_ahead_bytes,
+        batch_images=settings.batch_images,
+        image_cpu_seconds=settings.image_cpu_seconds,
+        batch_wall_seconds=settings.batch_wall_seconds,
+        decoder_memory_mib=settings.decoder_memory_mib,
+        retried=request.retried,
     )
 
 
-def _reconcile(outcomes: Outcomes, rows_in: int) -> None:
-    if outcomes.total != rows_in:
-        raise ReconciliationError(
-            f"The manifest has {rows_in} rows, but {outcomes.total} have an outcome: {outcomes}. "
-            "Nothing was published. Run again; if it repeats, report it as a bug."
-        )
+def _report(run: Run, outcomes: Outcomes) -> None:
+    run.rows_out = outcomes.ingested + outcomes.duplicate
+    run.counts = outcomes.counts | ({"delisted": outcomes.delisted} if outcomes.delisted else {})
+    run.rejected = dict(sorted(outcomes.rejected.items()))
+    run.measures = outcomes.measures
 
 
-def _publish_images(
-    warehouse: Warehouse, staged: DataFrame, rows: DataFrame, rows_in: int, run: Run
-) -> tuple[Outcomes, int]:
-    """Check that every row has an outcome, then commit; return outcomes and rows changed."""
-    new = transforms.select_new_images(staged, warehouse.read(tables.IMAGES))
-    with cached(new) as new_images, warehouse.stamped(run_id=run.run_id, job=JOB):
-        outcomes = _count_outcomes(staged, new_images, rows_in - rows.count())
-        _reconcile(outcomes, rows_in)
-        return outcomes, _merge_images(warehouse, staged, rows, new_images, run)
-
-
-def _merge_images(
-    warehouse: Warehouse, staged: DataFrame, rows: DataFrame, new_images: DataFrame, run: Run
-) -> int:
-    """Commit table by table, images first: a run killed in between is completed by the next one."""
-    stamp = (run.started_at, run.run_id)
-    image_rows = staged.join(
-        F.broadcast(new_images), ["image_id", *transforms.KEY], "left_semi"
-    ).transform(transforms.with_stamp, "ingested_at", *stamp)
-    links = staged.transform(transforms.select_product_images, rows, *stamp)
-    rejections = staged.transform(transforms.select_rejections, *stamp)
-    changed = warehouse.insert_new(image_rows, tables.IMAGES)
-    changed += warehouse.upsert(links, tables.PRODUCT_IMAGES)
-    changed += warehouse.delete(links, tables.REJECTED_IMAGES)
-    changed += warehouse.upsert(rejections, tables.REJECTED_IMAGES)
-    return changed + warehouse.delete(rejections, tables.PRODUCT_IMAGES)
-
-
-def _publish_products(warehouse: Warehouse, rows: DataFrame, absent: list[str], run: Run) -> int:
-    stamp = (run.started_at, run.run_id)
-    named = rows.transform(transforms.select_products, *stamp).transform(
-        transforms.with_stored_columns, warehouse.read(tables.PRODUCTS), absent
+def _pass_gate(
+    warehouse: Warehouse, outcomes: Outcomes, settings: IngestSettings, run: Run
+) -> None:
+    listed = warehouse.read(tables.PRODUCTS).where("delisted_at IS NULL").count()
+    problem = gate_problem(outcomes, run.rows_in or 0, listed, settings)
+    if problem is None:
+        return
+    kept = warehouse.keep_staged(f"{run.run_id}/decoded", f"refused-{run.run_id}")
+    raise GateRefusedError(
+        f"{problem}. Nothing was published. What was found is kept: catalog-batch sql "
+        f'"SELECT reason, count(*) FROM parquet.`{kept}` GROUP BY 1". Mend the source, or raise '
+        "the share with --set if this is meant."
     )
-    with cached(named) as products:
-        labels = products.transform(transforms.select_seller_labels, *stamp)
-        unlabelled = products.where(F.col("category_id").isNull())
-        changed = _publish_categories(warehouse, products)
-        changed += warehouse.upsert(products, tables.PRODUCTS)
-        changed += warehouse.upsert(labels, tables.LABELS)
-        return changed + warehouse.delete(
-            unlabelled.withColumn("source", F.lit("seller")), tables.LABELS
-        )
-
-
-def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
-    """Write the whole tree as a new version when the manifest names a category it lacks."""
-    stored = warehouse.read(tables.CATEGORIES).select("taxonomy_version", "path").distinct()
-    rows = stored.collect()
-    newest = max((row["taxonomy_version"] for row in rows), default=0)
-    known = {row["path"] for row in rows if row["taxonomy_version"] == newest}
-    named = products.select("category_path").where("category_path IS NOT NULL").distinct().collect()
-    paths = {row["category_path"] for row in named}
-    if paths <= known:
-        return 0
-    tree = transforms.category_rows(sorted(known | paths), newest + 1)
-    frame = warehouse.spark.createDataFrame(tree, tables.CATEGORIES.schema)
-    return warehouse.insert_new(frame, tables.CATEGORIES)

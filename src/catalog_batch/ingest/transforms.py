@@ -7,7 +7,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from catalog_batch import taxonomy
-from catalog_batch.ingest.decoding import REJECTED, STORED, UNCHANGED
+from catalog_batch.ingest.looking import INGESTED, REJECTED, TO_DO, UNCHANGED
 from catalog_batch.ingest.manifests import with_given_split
 
 KEY = ["product_id", "source_uri"]
@@ -16,19 +16,29 @@ DEFECT_NO_IMAGE = "the row has no image_uri"
 
 
 def with_key(manifest: DataFrame) -> DataFrame:
-    """Add ``source_uri`` and ``defect``, for rows without a product or an image.
+    """Add ``source_uri``, ``is_garbled`` and ``defect``, for rows that name no image.
 
     A defective row is kept and gets a location made from its content, so that it too has a key.
+    ``is_garbled`` tells rows that could not be parsed: nothing they say is to be believed.
     """
+    is_garbled = F.col("defect").isNotNull()
     has_product = F.coalesce(F.length(F.trim("product_id")), F.lit(0)) > 0
     has_image = F.coalesce(F.length(F.trim("image_uri")), F.lit(0)) > 0
     fingerprint = F.concat(F.lit("row:"), F.substring(F.sha2(_as_json(manifest), 256), 1, 16))
-    defect = F.when(~has_product, DEFECT_NO_PRODUCT).when(~has_image, DEFECT_NO_IMAGE)
+    defect = (
+        F.when(is_garbled, F.col("defect"))
+        .when(~has_product, DEFECT_NO_PRODUCT)
+        .when(~has_image, DEFECT_NO_IMAGE)
+    )
+    replaced = ("product_id", "image_uri", "defect")
     return manifest.select(
         F.when(has_product, F.col("product_id")).otherwise("").alias("product_id"),
-        F.when(has_image, F.col("image_uri")).otherwise(fingerprint).alias("source_uri"),
+        F.when(has_image & ~is_garbled, F.col("image_uri"))
+        .otherwise(fingerprint)
+        .alias("source_uri"),
         defect.alias("defect"),
-        *[name for name in manifest.columns if name not in ("product_id", "image_uri")],
+        is_garbled.alias("is_garbled"),
+        *[name for name in manifest.columns if name not in replaced],
     )
 
 
@@ -53,7 +63,9 @@ def with_category(manifest: DataFrame) -> DataFrame:
 
 def _as_json(manifest: DataFrame) -> Column:
     """Return a text that tells rows apart by all their columns."""
-    columns = [F.col(name) for name in manifest.columns if name != "attributes"]
+    # Not the defect: it holds a line number, and the same bad row may stand elsewhere tomorrow.
+    names = [name for name in manifest.columns if name not in ("attributes", "defect")]
+    columns = [F.col(name) for name in names]
     if "attributes" in manifest.columns:
         # The entries of a map come in no order to rely on.
         columns.append(F.sort_array(F.map_entries("attributes")).alias("attributes"))
@@ -95,6 +107,7 @@ def with_known_state(
         F.col("image_id").alias("known_image_id"),
         F.lit(None).cast("string").alias("known_reason"),
         F.lit(0).alias("known_attempts"),
+        F.lit(None).cast("string").alias("known_sha256"),
         F.col("source_bytes").alias("known_bytes"),
         F.col("source_modified_at").alias("known_modified_at"),
     )
@@ -103,6 +116,7 @@ def with_known_state(
         F.lit(None).cast("string").alias("known_image_id"),
         F.col("reason").alias("known_reason"),
         F.col("attempts").alias("known_attempts"),
+        F.col("expected_sha256").alias("known_sha256"),
         F.col("source_bytes").alias("known_bytes"),
         F.col("source_modified_at").alias("known_modified_at"),
     )
@@ -111,11 +125,35 @@ def with_known_state(
     return rows.join(ingested.unionByName(only_rejected), KEY, "left")
 
 
-def select_new_images(staged: DataFrame, images: DataFrame) -> DataFrame:
-    """Return one ``(image_id, product_id, source_uri)`` for each stored image not in ``images``."""
+def keep_to_do(plan: DataFrame) -> DataFrame:
+    """Keep the rows of a plan whose image is to be read."""
+    return plan.where(F.col("outcome") == TO_DO)
+
+
+def deal_out(rows: DataFrame, tasks: int) -> DataFrame:
+    """Deal rows out to tasks; those of one tar shard or Parquet manifest stay together, in order.
+
+    Only narrow rows are dealt out: the bytes are read where they are decoded.
+    """
+    in_shard = F.when(F.col("member").isNotNull(), F.col("path"))
+    container = F.coalesce("content_file", in_shard, F.concat_ws("|", *KEY))
+    return rows.repartition(tasks, container).sortWithinPartitions(
+        "content_file", "content_row", "path", "member"
+    )
+
+
+def select_outcomes(plan: DataFrame, decoded: DataFrame) -> DataFrame:
+    """Return one row for each row of a plan: what was decoded, and what need not be."""
+    settled = plan.where(F.col("outcome") != TO_DO)
+    columns = [name for name in plan.columns if name in decoded.columns]
+    return decoded.unionByName(settled.select(*columns), allowMissingColumns=True)
+
+
+def select_new_images(outcomes: DataFrame, images: DataFrame) -> DataFrame:
+    """Return one ``(image_id, product_id, source_uri)`` for each ingested image not in ``images``."""
     first = F.min(F.struct(*KEY)).alias("first")
     return (
-        staged.where(F.col("outcome") == STORED)
+        outcomes.where(F.col("outcome") == INGESTED)
         .groupBy("image_id")
         .agg(first)
         .join(images.select("image_id"), "image_id", "left_anti")
@@ -123,23 +161,69 @@ def select_new_images(staged: DataFrame, images: DataFrame) -> DataFrame:
     )
 
 
-def select_product_images(
-    staged: DataFrame, rows: DataFrame, now: datetime, run_id: str
-) -> DataFrame:
-    """Return the rows of ``product_images`` for stored and unchanged images."""
+def select_redundant(outcomes: DataFrame, new_images: DataFrame) -> DataFrame:
+    """Return the keys of ingested rows whose image another row stores, or an earlier run did."""
     return (
-        staged.where(F.col("outcome").isin(STORED, UNCHANGED))
-        .drop("content")
+        outcomes.where(F.col("outcome") == INGESTED)
+        .select(*KEY)
+        .join(new_images.select(*KEY), KEY, "left_anti")
+    )
+
+
+def select_product_images(
+    outcomes: DataFrame, rows: DataFrame, now: datetime, run_id: str
+) -> DataFrame:
+    """Return the rows of ``product_images`` for ingested and unchanged images."""
+    return (
+        outcomes.where(F.col("outcome").isin(INGESTED, UNCHANGED))
         .join(rows.select(*KEY, "position"), KEY, "inner")
+        .withColumn("delisted_at", F.lit(None).cast("timestamp"))
         .transform(with_stamp, "updated_at", now, run_id)
     )
 
 
-def select_rejections(staged: DataFrame, now: datetime, run_id: str) -> DataFrame:
+def with_listing_kept(links: DataFrame, stored: DataFrame, newcomers: Column) -> DataFrame:
+    """Take position and listing of known links from the tables: a late manifest changes neither.
+
+    Args:
+        links: Rows of ``product_images``.
+        stored: The table as it is.
+        newcomers: ``delisted_at`` of links that the table does not have.
+    """
+    known = stored.select(
+        *KEY,
+        F.col("position").alias("known_position"),
+        F.col("delisted_at").alias("known_delisted_at"),
+        F.lit(True).alias("is_known"),
+    )
+    is_new = F.col("is_known").isNull()
+    return links.join(known, KEY, "left").withColumns(
+        {
+            "position": F.coalesce("known_position", "position"),
+            "delisted_at": F.when(is_new, newcomers).otherwise(F.col("known_delisted_at")),
+        }
+    )
+
+
+def select_vanished(stored: DataFrame, named: DataFrame, key: list[str]) -> DataFrame:
+    """Return the listed rows of a table that a full manifest does not name."""
+    return stored.where("delisted_at IS NULL").join(named.select(*key).distinct(), key, "left_anti")
+
+
+def with_delisting(vanished: DataFrame, now: datetime, run_id: str) -> DataFrame:
+    """Mark rows as delisted now."""
+    return vanished.withColumn("delisted_at", F.lit(now)).transform(
+        with_stamp, "updated_at", now, run_id
+    )
+
+
+def select_rejections(
+    outcomes: DataFrame, rows: DataFrame, now: datetime, run_id: str
+) -> DataFrame:
     """Return the rows of ``rejected_images``, for images that were tried now."""
     return (
-        staged.where((F.col("outcome") == REJECTED) & F.col("attempts").isNotNull())
-        .drop("content")
+        outcomes.where((F.col("outcome") == REJECTED) & F.col("attempts").isNotNull())
+        .join(rows.select(*KEY, F.col("sha256").alias("expected_sha256")), KEY, "inner")
         .withColumn("first_seen_at", F.lit(now))
         .transform(with_stamp, "last_seen_at", now, run_id)
     )
@@ -149,9 +233,10 @@ def select_products(rows: DataFrame, now: datetime, run_id: str) -> DataFrame:
     """Return one row a product, from its manifest row of lowest position."""
     order = Window.partitionBy("product_id").orderBy("position", "source_uri")
     return (
-        rows.where(F.col("product_id") != "")
+        rows.where((F.col("product_id") != "") & ~F.col("is_garbled"))
         .withColumn("_rank", F.row_number().over(order))
         .where("_rank = 1")
+        .withColumn("delisted_at", F.lit(None).cast("timestamp"))
         .transform(with_stamp, "updated_at", now, run_id)
     )
 

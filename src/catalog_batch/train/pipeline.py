@@ -10,10 +10,11 @@ from typing import Any
 from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import ConfigError
+from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.registry import NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
-from catalog_batch.runs import Run, Status
+from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import OnEvent
 from catalog_batch.train.tracking import Tracker
 from catalog_batch.train.trainer import TrainedModel, train_classifier
@@ -36,6 +37,7 @@ def train_and_register(
     version: int | None = None,
     training_run: str | None = None,
     on_event: OnEvent = lambda event: None,
+    clock: Clock = lambda: datetime.now(UTC),
 ) -> TrainSummary:
     """Train on a pinned version of ``training_examples`` and register the bundle.
 
@@ -46,6 +48,7 @@ def train_and_register(
         training_run: Name of a training run to go on with, or to find finished; a new one unless
             given.
         on_event: Called for each epoch.
+        clock: Tells until when the table's files are leased, UTC.
 
     Raises:
         BadInputError: When the table or the settings cannot be trained with.
@@ -57,21 +60,23 @@ def train_and_register(
             f"Run name {name!r} is refused: use letters, digits, '_' and '-', beginning with a "
             "letter or digit."
         )
-    trained = _tracked(
-        settings,
-        name,
-        lambda tell: train_classifier(
-            f"{settings.warehouse}/{TABLE}",
-            version,
-            settings.train,
-            settings.runs_folder,
+    lease_hours = settings.maintenance.lease_hours
+    with held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew:
+        trained = _tracked(
+            settings,
             name,
-            git_commit(),
-            run.started_at.isoformat(),
-            tell,
-        ),
-        on_event,
-    )
+            lambda tell: train_classifier(
+                f"{settings.warehouse}/{TABLE}",
+                version,
+                settings.train,
+                settings.runs_folder,
+                name,
+                git_commit(),
+                run.started_at.isoformat(),
+                tell,
+            ),
+            _renewing(renew, on_event),
+        )
     registry = Registry(settings.registry_folder)
     versions_before = len(registry.list_versions())
     model = registry.register(
@@ -122,6 +127,14 @@ def _tags(name: str, trained: TrainedModel) -> dict[str, str]:
         "taxonomy_version": str(spec.taxonomy_version),
         "git_commit": spec.git_commit,
     }
+
+
+def _renewing(renew: Callable[[], None], on_event: OnEvent) -> OnEvent:
+    def tell(event: dict[str, Any]) -> None:
+        renew()
+        on_event(event)
+
+    return tell
 
 
 def _tracked(

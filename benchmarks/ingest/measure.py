@@ -1,0 +1,235 @@
+"""Time a command and watch its processes: what all ingest benchmarks measure with.
+
+Linux only: processes are found by their session in ``/proc``, which also holds those that have
+lost their parent, as Spark's Python workers and its JVM do when a driver ends.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+IDLE_SHARE = 0.8
+_TICKS = os.sysconf("SC_CLK_TCK")
+_ROLES = ("jvm", "spark daemon", "python worker", "decoder")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A line of ``/proc``: ids, name, CPU seconds used so far."""
+
+    pid: int
+    parent: int
+    session: int
+    name: str
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended well: its time, what its processes used, its last line of output."""
+
+    seconds: float
+    """From start to exit, by this process's monotonic clock."""
+
+    cpu_seconds: float
+    """Of the whole tree: the larger of what ``wait4`` and the samples of ``/proc`` add up to."""
+
+    peak_mib: float
+    """Largest sum over the tree of proportional set sizes: shared pages count once."""
+
+    peak_mib_by_role: dict[str, float]
+    """Largest resident set of any one process of a role, as the kernel remembers it."""
+
+    status: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is aimed for: a value and its bound, from below unless ``at_most``."""
+
+    name: str
+    value: float
+    bound: float
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    def line(self) -> str:
+        verdict = "ok" if self.is_met else "short"
+        return f"GOAL {self.name} {self.value:.2f} {self.bound:.2f} {verdict}"
+
+
+@dataclass
+class _Watch:
+    """What has been seen of a session's processes so far."""
+
+    session: int
+    cpu: dict[int, float] = field(default_factory=dict)
+    peak_kib: int = 0
+    peak_kib_by_role: dict[str, int] = field(default_factory=dict)
+
+    def sample(self) -> bool:
+        """Look at each process once; return whether any is left."""
+        table = {process.pid: process for process in _processes()}
+        members = [process for process in table.values() if process.session == self.session]
+        total = 0
+        for process in members:
+            self.cpu[process.pid] = process.cpu_seconds
+            total += _kib(f"/proc/{process.pid}/smaps_rollup", "Pss")
+            role = _role(process, table)
+            peak = _kib(f"/proc/{process.pid}/status", "VmHWM")
+            self.peak_kib_by_role[role] = max(peak, self.peak_kib_by_role.get(role, 0))
+        self.peak_kib = max(self.peak_kib, total)
+        return bool(members)
+
+
+def run_command(command: Sequence[str], interval: float = 0.5) -> Finished:
+    """Run a command in a session of its own and watch it; its last output line is JSON.
+
+    Raises:
+        SystemExit: When it fails; its last errors are shown.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.monotonic()
+        child = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+        watch, ended = _Watch(child.pid), threading.Event()
+        watcher = threading.Thread(target=_keep_sampling, args=(watch, ended, interval))
+        watcher.start()
+        _, wait_status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - started
+        child.returncode = os.waitstatus_to_exitcode(wait_status)
+        ended.set()
+        watcher.join()
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode not in (0, 10):  # 10: nothing to do, as on an unchanged night.
+            sys.exit(f"{' '.join(command)} failed:\n{output.read()}{errors.read()[-3000:]}")
+        status = json.loads(output.read().strip().splitlines()[-1])
+    waited = usage.ru_utime + usage.ru_stime
+    return Finished(
+        seconds=seconds,
+        cpu_seconds=max(waited, sum(watch.cpu.values())),
+        peak_mib=watch.peak_kib / 1024,
+        peak_mib_by_role={role: kib / 1024 for role, kib in watch.peak_kib_by_role.items()},
+        status=status,
+    )
+
+
+def require_idle(force: bool) -> float:
+    """Return the share of CPU time that is idle for two seconds; refuse a busy machine.
+
+    Raises:
+        SystemExit: When it is below 80 % and ``force`` is not set.
+    """
+    before = _cpu_times()
+    time.sleep(2)
+    spent = [later - earlier for earlier, later in zip(before, _cpu_times(), strict=True)]
+    idle = (spent[3] + spent[4]) / sum(spent)
+    if idle < IDLE_SHARE and not force:
+        sys.exit(
+            f"The machine is busy: {idle:.0%} of its CPU time is idle, {IDLE_SHARE:.0%} is needed "
+            "for figures that mean something. Wait, or pass --force, which the result will say."
+        )
+    return round(idle, 3)
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Parse what all ingest benchmarks take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="smaller inputs, one round")
+    parser.add_argument("--force", action="store_true", help="run on a busy machine too")
+    parser.add_argument("--data", type=Path, default=Path("build/bench-data"), help="photo cache")
+    return parser.parse_args()
+
+
+def hardware() -> str:
+    """Name the machine by its kind alone, such as ``2cpu-amd-epyc``."""
+    cpu_info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpu_info, re.MULTILINE)
+    model = re.sub(r"\(\w+\)|CPU|Processor|@.*", " ", found[1] if found else "unknown")
+    words = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    return f"{len(os.sched_getaffinity(0))}cpu-{words}"
+
+
+def write_result(question: str, result: dict[str, Any], text: str, goals: Iterable[Goal]) -> None:
+    """Write a result as JSON and as a page to read, then print the page and its goals."""
+    goals = list(goals)
+    now = datetime.now(UTC)
+    known = {"question": question, "hardware": hardware(), "measured_at": f"{now:%Y-%m-%d %H:%M}"}
+    whole = {**known, **result, "goals": [asdict(goal) | {"met": goal.is_met} for goal in goals]}
+    page = text + "".join(f"    {goal.line()}\n" for goal in goals)
+    path = RESULTS / f"{question}_{hardware()}_{now:%Y-%m-%d}"
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(page, encoding="utf-8")
+    print(text)
+    for goal in goals:
+        print(goal.line())
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _keep_sampling(watch: _Watch, ended: threading.Event, interval: float) -> None:
+    """Sample until the command has ended and nothing of its session is left."""
+    gone_by = float("inf")
+    while watch.sample() and time.monotonic() < gone_by:
+        if ended.wait(interval) and gone_by == float("inf"):
+            gone_by = time.monotonic() + 30
+        elif ended.is_set():
+            time.sleep(interval)
+
+
+def _processes() -> Iterable[Process]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                text = Path(f"/proc/{entry}/stat").read_text(encoding="utf-8", errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            name, _, rest = text.partition("(")[2].rpartition(")")
+            parts = rest.split()
+            cpu = (int(parts[11]) + int(parts[12])) / _TICKS
+            yield Process(int(entry), int(parts[1]), int(parts[3]), name, cpu)
+
+
+def _role(process: Process, table: dict[int, Process]) -> str:
+    """Name a process by how far below Spark's JVM it stands; ``driver`` when it does not."""
+    steps = 0
+    current: Process | None = process
+    while current is not None:
+        if current.name == "java":
+            return _ROLES[min(steps, len(_ROLES) - 1)]
+        steps, current = steps + 1, table.get(current.parent)
+    return "driver"
+
+
+def _kib(path: str, key: str) -> int:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):  # The process has ended.
+        return 0
+    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _cpu_times() -> list[int]:
+    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
+    return [int(value) for value in first.split()[1:]]

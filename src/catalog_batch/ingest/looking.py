@@ -1,0 +1,188 @@
+"""Look at every image of a manifest without opening one: what is known already, what is to do?"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from catalog_batch.imaging import DecodePolicy, Reason, Rejection
+from catalog_batch.ingest.reading import read_ahead
+from catalog_batch.ingest.sources import ImageRoot, SourceFile
+
+INGESTED = "ingested"
+UNCHANGED = "unchanged"
+REJECTED = "rejected"
+TO_DO = "to_do"
+
+# Columns that with_look reads.
+INPUT_COLUMNS = (
+    "product_id",
+    "source_uri",
+    "sha256",
+    "defect",
+    "content_file",
+    "content_row",
+    "known_image_id",
+    "known_reason",
+    "known_attempts",
+    "known_sha256",
+    "known_bytes",
+    "known_modified_at",
+)
+PLAN_SCHEMA = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("outcome", pa.string()),
+        ("attempts", pa.int32()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("source_bytes", pa.int64()),
+        ("source_modified_at", pa.timestamp("us", "UTC")),
+        ("image_id", pa.string()),
+        ("sha256", pa.string()),
+        ("known_image_id", pa.string()),
+        ("known_attempts", pa.int32()),
+        ("path", pa.string()),
+        ("member", pa.string()),
+        ("content_file", pa.string()),
+        ("content_row", pa.int64()),
+    ]
+)
+PLAN_DDL = (
+    "product_id string, source_uri string, outcome string, attempts int, reason string, "
+    "detail string, source_bytes bigint, source_modified_at timestamp, image_id string, "
+    "sha256 string, known_image_id string, known_attempts int, path string, member string, "
+    "content_file string, content_row bigint"
+)
+_ROWS_PER_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class SourcePolicy:
+    """What is read, and how it is decoded."""
+
+    root: str
+    max_source_bytes: int
+    decode: DecodePolicy
+    reads_in_flight: int = 8
+    read_ahead_bytes: int = 64_000_000
+    batch_images: int = 32
+    image_cpu_seconds: int = 5
+    batch_wall_seconds: float = 120
+    decoder_memory_mib: int = 1024
+    retried: frozenset[str] = frozenset()
+    """Reasons of rejection that are tried again though the file did not change."""
+
+
+def with_look(rows: DataFrame, policy: SourcePolicy) -> DataFrame:
+    """Tell what is to do for every row; one row out for each row in.
+
+    Args:
+        rows: Frame with ``INPUT_COLUMNS``.
+        policy: Where images lie and how large they may be.
+
+    Returns:
+        Frame with the columns of ``PLAN_DDL``. ``outcome`` is ``unchanged``, ``rejected`` or
+        ``to_do``; ``attempts`` is null where an earlier rejection is merely remembered.
+    """
+    return rows.select(*INPUT_COLUMNS).mapInArrow(partial(look_at_batches, policy), PLAN_DDL)
+
+
+def look_at_batches(
+    policy: SourcePolicy, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Look at the rows of Arrow batches, several at once where the storage is remote."""
+    root = ImageRoot(policy.root)
+    rows = (row for batch in batches for row in batch.to_pylist())
+    in_flight = 1 if root.is_local else policy.reads_in_flight
+    plans = (
+        plan
+        for _, plan in read_ahead(
+            rows, lambda _: 0, lambda row: look_at(row, root, policy), in_flight, 1
+        )
+    )
+    while chunk := list(islice(plans, _ROWS_PER_BATCH)):
+        yield pa.RecordBatch.from_pylist(chunk, schema=PLAN_SCHEMA)
+
+
+def look_at(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> dict[str, Any]:
+    """Return the plan for one manifest row, as a row of ``PLAN_DDL``."""
+    plan = {name: row[name] for name in _CARRIED}
+    if row["defect"]:
+        return plan | _rejected(Rejection(Reason.BAD_ROW, row["defect"]), row, None)
+    if row["known_image_id"] and row["known_image_id"] == _lower(row["sha256"]):
+        # The manifest itself says that these are the bytes that are stored.
+        return plan | _unchanged(row)
+    if row["content_file"]:
+        return plan | {"outcome": TO_DO}
+    file = root.find(row["source_uri"])
+    if isinstance(file, Rejection):
+        return plan | _rejected(file, row, None)
+    if _is_same_file(row, file):
+        if row["known_reason"] and _is_remembered(row, policy):
+            remembered = Rejection(Reason(row["known_reason"]), "")
+            return plan | _rejected(remembered, row, file) | {"attempts": None}
+        if row["known_image_id"] and not row["sha256"]:
+            return plan | _unchanged(row)
+    if file.size is not None and file.size > policy.max_source_bytes:
+        return plan | _rejected(Rejection(Reason.TOO_LARGE, f"{file.size} bytes"), row, file)
+    return plan | _located(file) | {"outcome": TO_DO, "path": file.path, "member": file.member}
+
+
+_CARRIED = (
+    "product_id",
+    "source_uri",
+    "sha256",
+    "known_image_id",
+    "known_attempts",
+    "content_file",
+    "content_row",
+)
+
+
+def _lower(checksum: str | None) -> str | None:
+    return checksum.lower() if checksum else None
+
+
+def _is_remembered(row: dict[str, Any], policy: SourcePolicy) -> bool:
+    is_same_checksum = _lower(row["sha256"]) == _lower(row["known_sha256"])
+    return is_same_checksum and row["known_reason"] not in policy.retried
+
+
+def _is_same_file(row: dict[str, Any], file: SourceFile) -> bool:
+    # The size of a shard's member is not known before the shard is opened.
+    is_same_size = file.size is None or row["known_bytes"] == file.size
+    was_seen = row["known_image_id"] is not None or row["known_reason"] is not None
+    return was_seen and is_same_size and row["known_modified_at"] == file.modified_at
+
+
+def _unchanged(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "outcome": UNCHANGED,
+        "image_id": row["known_image_id"],
+        "source_bytes": row["known_bytes"],
+        "source_modified_at": row["known_modified_at"],
+    }
+
+
+def _rejected(rejection: Rejection, row: dict[str, Any], file: SourceFile | None) -> dict[str, Any]:
+    # The same finding about the same file, or about none, is no new attempt.
+    is_same_file = file is None or _is_same_file(row, file)
+    is_same_finding = is_same_file and row["known_reason"] == rejection.reason
+    return _located(file) | {
+        "outcome": REJECTED,
+        "attempts": None if is_same_finding else (row["known_attempts"] or 0) + 1,
+        "reason": str(rejection.reason),
+        "detail": rejection.detail,
+    }
+
+
+def _located(file: SourceFile | None) -> dict[str, Any]:
+    if file is None:
+        return {"source_bytes": None, "source_modified_at": None}
+    return {"source_bytes": file.size, "source_modified_at": file.modified_at}

@@ -1,0 +1,169 @@
+"""The commits of an ingest, table by table, images first.
+
+A run that is killed between two of them is completed by the next one: each commit is idempotent.
+"""
+
+from collections.abc import Mapping
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from catalog_batch import tables
+from catalog_batch.ingest import transforms
+from catalog_batch.ingest.duplicates import select_duplicate_groups
+from catalog_batch.ingest.nights import Night
+from catalog_batch.ingest.staged_images import STAGED_DDL
+from catalog_batch.runs import Run
+from catalog_batch.tables import Table
+from catalog_batch.warehouse import Warehouse, cached
+
+_LISTED = (
+    (tables.PRODUCTS, ["product_id"]),
+    (tables.PRODUCT_IMAGES, transforms.KEY),
+)
+
+
+def publish_images(
+    warehouse: Warehouse,
+    outcomes: DataFrame,
+    rows: DataFrame,
+    new_images: DataFrame,
+    night: Night,
+    run: Run,
+) -> int:
+    """Commit images, their products and the rejections; return rows changed."""
+    stamp = (run.started_at, run.run_id)
+    links = outcomes.transform(transforms.select_product_images, rows, *stamp)
+    if night.is_late:
+        links = links.transform(
+            transforms.with_listing_kept,
+            warehouse.read(tables.PRODUCT_IMAGES),
+            _listing_of_newcomers(night, run),
+        )
+    rejections = outcomes.transform(transforms.select_rejections, rows, *stamp)
+    changed = _append_new_images(warehouse, outcomes, new_images, run)
+    changed += warehouse.upsert(links, tables.PRODUCT_IMAGES)
+    changed += warehouse.delete(links, tables.REJECTED_IMAGES)
+    changed += warehouse.upsert(rejections, tables.REJECTED_IMAGES)
+    return changed + warehouse.delete(rejections, tables.PRODUCT_IMAGES)
+
+
+def _append_new_images(
+    warehouse: Warehouse, outcomes: DataFrame, new_images: DataFrame, run: Run
+) -> int:
+    """Append what is staged and new; Spark packs the small staged files into large ones."""
+    count = new_images.count()
+    if not count:
+        return 0
+    named = outcomes.select("staged_file").where("staged_file IS NOT NULL").distinct()
+    files = [row["staged_file"] for row in named.collect()]
+    staged = warehouse.spark.read.schema(STAGED_DDL).parquet(*files)
+    with cached(outcomes.transform(transforms.select_redundant, new_images)) as redundant:
+        if not redundant.isEmpty():
+            # The few rows to drop travel to the images, not the images to a shuffle.
+            staged = staged.join(F.broadcast(redundant), transforms.KEY, "left_anti")
+        warehouse.append(
+            staged.transform(transforms.with_stamp, "ingested_at", run.started_at, run.run_id),
+            tables.IMAGES,
+        )
+    return count
+
+
+def publish_duplicates(warehouse: Warehouse, distance: int, run: Run) -> int:
+    """Group the images that are in no group yet with those they look like."""
+    known = warehouse.read(tables.IMAGE_DUPLICATES)
+    new = (
+        warehouse.read(tables.IMAGES)
+        .select("image_id", "perceptual_hash")
+        .join(known.select("image_id"), "image_id", "left_anti")
+    )
+    with cached(new) as new_images:
+        if new_images.isEmpty():
+            return 0
+        groups = select_duplicate_groups(
+            new_images, known.select("image_id", "perceptual_hash", "duplicate_group"), distance
+        ).transform(transforms.with_stamp, "grouped_at", run.started_at, run.run_id)
+        return warehouse.upsert(groups, tables.IMAGE_DUPLICATES)
+
+
+def publish_products(
+    warehouse: Warehouse, rows: DataFrame, absent: list[str], night: Night, run: Run
+) -> int:
+    """Commit products, their categories and the seller's labels; a late night only adds."""
+    stamp = (run.started_at, run.run_id)
+    named = rows.transform(transforms.select_products, *stamp).transform(
+        transforms.with_stored_columns, warehouse.read(tables.PRODUCTS), absent
+    )
+    if night.is_late:
+        known = warehouse.read(tables.PRODUCTS).select("product_id")
+        named = named.join(known, "product_id", "left_anti").withColumn(
+            "delisted_at", _listing_of_newcomers(night, run)
+        )
+    with cached(named) as products:
+        labels = products.transform(transforms.select_seller_labels, *stamp)
+        unlabelled = products.where(F.col("category_id").isNull())
+        changed = _publish_categories(warehouse, products)
+        # Labels first: products that are stored already are not asked again by a late night.
+        changed += warehouse.upsert(labels, tables.LABELS)
+        changed += warehouse.delete(unlabelled.withColumn("source", F.lit("seller")), tables.LABELS)
+        return changed + warehouse.upsert(products, tables.PRODUCTS)
+
+
+def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
+    """Write the whole tree as a new version when the manifest names a category it lacks."""
+    stored = warehouse.read(tables.CATEGORIES).select("taxonomy_version", "path").distinct()
+    rows = stored.collect()
+    newest = max((row["taxonomy_version"] for row in rows), default=0)
+    known = {row["path"] for row in rows if row["taxonomy_version"] == newest}
+    named = products.select("category_path").where("category_path IS NOT NULL").distinct().collect()
+    paths = {row["category_path"] for row in named}
+    if paths <= known:
+        return 0
+    tree = transforms.category_rows(sorted(known | paths), newest + 1)
+    frame = warehouse.spark.createDataFrame(tree, tables.CATEGORIES.schema)
+    return warehouse.insert_new(frame, tables.CATEGORIES)
+
+
+def count_vanished(warehouse: Warehouse, rows: DataFrame, night: Night) -> int:
+    """Count the listed products that a full manifest does not name; a late one delists nothing."""
+    if not night.is_full or night.is_late:
+        return 0
+    return _vanished(warehouse, rows, tables.PRODUCTS, ["product_id"]).count()
+
+
+def delist_vanished(warehouse: Warehouse, rows: DataFrame, night: Night, run: Run) -> int:
+    """Mark what a full manifest does not name; nothing is deleted."""
+    if not night.is_full or night.is_late:
+        return 0
+    changed = 0
+    for table, key in _LISTED:
+        vanished = _vanished(warehouse, rows, table, key)
+        marked = vanished.transform(transforms.with_delisting, run.started_at, run.run_id)
+        changed += warehouse.upsert(marked, table)
+    return changed
+
+
+def _vanished(warehouse: Warehouse, rows: DataFrame, table: Table, key: list[str]) -> DataFrame:
+    return warehouse.read(table).transform(transforms.select_vanished, rows, key)
+
+
+def _listing_of_newcomers(night: Night, run: Run) -> Column:
+    when = run.started_at if night.is_behind_full else None
+    return F.lit(when).cast("timestamp")
+
+
+def record_manifest(
+    warehouse: Warehouse, columns: Mapping[str, str], rows_in: int, night: Night, run: Run
+) -> None:
+    """Remember the manifest: later ones are held against it. This alone is no news to publish."""
+    row = (
+        night.night,
+        night.uri,
+        night.is_full,
+        rows_in,
+        dict(columns),
+        run.started_at,
+        run.run_id,
+    )
+    frame = warehouse.spark.createDataFrame([row], tables.MANIFESTS.schema)
+    warehouse.upsert(frame, tables.MANIFESTS)

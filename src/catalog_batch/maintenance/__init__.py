@@ -1,0 +1,1 @@
+"""Care of the tables: small files merged, files that no version needs any more deleted."""

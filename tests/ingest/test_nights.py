@@ -1,0 +1,246 @@
+"""Nights in and out of order, whole and partial manifests, gates: one shop a test."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from catalog_batch import tables
+from catalog_batch.config import IngestSettings
+from catalog_batch.errors import GateRefusedError, ManifestError
+from catalog_batch.ingest.nights import without_secrets
+from catalog_batch.ingest.outcomes import Outcomes
+from catalog_batch.ingest.pipeline import Request, ingest_catalogue, plan_ingest
+from catalog_batch.runs import Run, Status
+from catalog_batch.tables import Table
+from catalog_batch.warehouse import Warehouse
+
+LOOSE = IngestSettings(stored_side=32, max_rejected_share=1, max_delisted_share=1)
+COLUMNS = ["product_id", "image_uri", "category", "title"]
+
+
+@dataclass
+class Shop:
+    folder: Path
+    warehouse: Warehouse
+    make_run: Callable[[str], Run]
+    run: Run | None = None
+
+    def request(self, rows: list[list[str]], night: int, **options: Any) -> Request:
+        manifest = self.folder / "manifest.csv"
+        with manifest.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        images = str(self.folder / "images")
+        return Request(str(manifest), images, date(2026, 1, night), **options)
+
+    def ingest(self, request: Request, settings: IngestSettings = LOOSE) -> Outcomes:
+        self.run = self.make_run("ingest")
+        return ingest_catalogue(self.warehouse, request, settings, self.run)
+
+    def rows(self, table: Table, *columns: str) -> list[tuple[Any, ...]]:
+        return sorted(map(tuple, self.warehouse.read(table).select(*columns).collect()))
+
+    def listed(self, table: Table, *columns: str) -> list[tuple[Any, ...]]:
+        frame = self.warehouse.read(table).where("delisted_at IS NULL").select(*columns)
+        return sorted(map(tuple, frame.collect()))
+
+    def versions(self) -> dict[str, int]:
+        return {table.name: self.warehouse.version(table) for table in tables.ALL_TABLES}
+
+
+@pytest.fixture
+def shop(
+    warehouse: Warehouse,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> Shop:
+    (tmp_path / "images").mkdir()
+    for seed, name in enumerate("abcd"):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(make_jpeg(seed))
+    return Shop(tmp_path, warehouse, make_run)
+
+
+A = ["p1", "a.jpg", "Fruit/Apple", "Apple"]
+B = ["p2", "b.jpg", "Fruit/Pear", "Pear"]
+C = ["p3", "c.jpg", "Fruit/Plum", "Plum"]
+
+
+def test_a_full_manifest_delists_what_it_does_not_name_and_a_later_one_lists_it_again(
+    shop: Shop,
+) -> None:
+    shop.ingest(shop.request([A, B], night=1))
+    outcomes = shop.ingest(shop.request([A], night=2, is_full=True))
+    assert outcomes.delisted == 1
+    assert shop.listed(tables.PRODUCTS, "product_id") == [("p1",)]
+    assert shop.listed(tables.PRODUCT_IMAGES, "source_uri") == [("a.jpg",)]
+    assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
+    shop.ingest(shop.request([B], night=3))
+    assert shop.listed(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
+    assert shop.listed(tables.PRODUCT_IMAGES, "source_uri") == [("a.jpg",), ("b.jpg",)]
+
+
+def test_a_late_manifest_adds_and_changes_nothing_that_is_known(shop: Shop) -> None:
+    shop.ingest(shop.request([A, B], night=5))
+    old = ["p1", "a.jpg", "Fruit/Quince", "Old title"]
+    shop.ingest(shop.request([old, C], night=4, is_full=True))
+    assert shop.rows(tables.PRODUCTS, "product_id", "title") == [
+        ("p1", "Apple"),
+        ("p2", "Pear"),
+        ("p3", "Plum"),
+    ]
+    assert len(shop.listed(tables.PRODUCTS, "product_id")) == 3
+    assert [product for product, *_ in shop.rows(tables.LABELS, "product_id", "category_id")] == [
+        "p1",
+        "p2",
+        "p3",
+    ]
+
+
+def test_nights_in_any_order_leave_the_same_listing(shop: Shop) -> None:
+    shop.ingest(shop.request([A, B], night=5, is_full=True))
+    shop.ingest(shop.request([B, C], night=4, is_full=True))
+    # What the newer night did not name is known, and not listed.
+    assert shop.listed(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
+    assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",), ("p2",), ("p3",)]
+    assert shop.listed(tables.PRODUCT_IMAGES, "source_uri") == [("a.jpg",), ("b.jpg",)]
+    before = shop.versions()
+    shop.ingest(shop.request([B, C], night=4, is_full=True))
+    assert shop.run and shop.run.status == Status.NOTHING_TO_DO
+    assert shop.versions() == before
+
+
+def test_a_manifest_cut_short_does_not_delist_the_shop(shop: Shop) -> None:
+    shop.ingest(shop.request([A, B, C], night=1))
+    before = shop.versions()
+    strict = IngestSettings(stored_side=32, max_rejected_share=1)
+    with pytest.raises(GateRefusedError, match=r"would delist 2 of 3 products.*cut short"):
+        shop.ingest(shop.request([A], night=2, is_full=True), strict)
+    assert shop.versions() == before
+
+
+def test_too_many_rejections_block_publishing_and_are_kept_to_be_looked_at(shop: Shop) -> None:
+    shop.ingest(shop.request([A], night=1))
+    before = shop.versions()
+    for name in ("b", "c"):
+        (shop.folder / "images" / f"{name}.jpg").write_bytes(b"<html>")
+    strict = IngestSettings(stored_side=32)
+    with pytest.raises(GateRefusedError, match=r"2 of 3 rows are rejected") as refusal:
+        shop.ingest(shop.request([A, B, C], night=2), strict)
+    assert shop.versions() == before
+    kept = str(refusal.value).split("parquet.`")[1].split("`")[0]
+    reasons = shop.warehouse.spark.read.parquet(kept).select("reason").collect()
+    assert [row["reason"] for row in reasons] == ["not_an_image"] * 2
+    # The next run of the job leaves it alone, and can go on.
+    shop.ingest(shop.request([A], night=2), strict)
+    assert shop.warehouse.spark.read.parquet(kept).count() == 2
+
+
+def test_a_dry_run_counts_and_changes_nothing(shop: Shop) -> None:
+    request = shop.request([A, B, ["p9", "nowhere.jpg", "", ""], ["p1", "a.jpg", "", ""]], night=1)
+    plan = plan_ingest(shop.warehouse, request, LOOSE, "plan-1")
+    assert plan == {"to_do": 2, "unchanged": 0, "rejected": 1, "repeated": 1, "missing": 1}
+    assert [path.name for path in Path(shop.warehouse.root).iterdir()] in ([], ["_staging"])
+
+
+def test_a_dry_run_of_a_known_manifest_finds_it_unchanged(shop: Shop) -> None:
+    request = shop.request([A, B], night=1)
+    shop.ingest(request)
+    before = shop.versions()
+    plan = plan_ingest(shop.warehouse, request, LOOSE, "plan-1")
+    assert plan == {"to_do": 0, "unchanged": 2, "rejected": 0, "repeated": 0}
+    assert shop.versions() == before
+
+
+def test_rejected_images_are_tried_again_on_demand_and_attempts_are_counted(shop: Shop) -> None:
+    (shop.folder / "images" / "b.jpg").write_bytes(b"<html>")
+    shop.ingest(shop.request([A, B], night=1))
+    shop.ingest(shop.request([A, B], night=1))
+    assert shop.rows(tables.REJECTED_IMAGES, "reason", "attempts") == [("not_an_image", 1)]
+    retried = frozenset({"not_an_image"})
+    shop.ingest(shop.request([A, B], night=1, retried=retried))
+    assert shop.rows(tables.REJECTED_IMAGES, "reason", "attempts") == [("not_an_image", 2)]
+
+
+def test_rows_that_cannot_be_parsed_are_rejected_and_tell_nothing_of_products(shop: Shop) -> None:
+    request = shop.request([A, ["p2", "b.jpg", "Fruit", "one", "cell too many"]], night=1)
+    outcomes = shop.ingest(request)
+    assert (outcomes.ingested, outcomes.rejected) == (1, {"bad_row": 1})
+    assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",)]
+    [(detail,)] = shop.rows(tables.REJECTED_IMAGES, "detail")
+    assert "line 3" in detail
+
+
+def test_a_known_column_that_is_gone_is_refused_unless_it_is_meant(shop: Shop) -> None:
+    shop.ingest(shop.request([A], night=1))
+    manifest = shop.folder / "renamed.csv"
+    manifest.write_text("product_id,image_uri,category,titel\np1,a.jpg,Fruit/Apple,Apple\n")
+    request = Request(str(manifest), str(shop.folder / "images"), date(2026, 1, 2))
+    with pytest.raises(ManifestError, match="titel"):
+        shop.ingest(request)
+    accepted = Request(*list(vars(request).values())[:3], accept_columns=True)
+    shop.ingest(accepted)
+    assert shop.rows(tables.PRODUCTS, "title", "attributes") == [("Apple", {"titel": "Apple"})]
+
+
+def test_images_inside_a_parquet_manifest_are_ingested_once(
+    shop: Shop, make_jpeg: Callable[..., bytes]
+) -> None:
+    rows = [
+        {"product_id": f"p{n}", "image_uri": f"inline-{n}", "content": make_jpeg(n)}
+        for n in range(20)
+    ] + [{"product_id": "p20", "image_uri": "inline-20", "content": None}]
+    manifest = shop.folder / "inline.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), manifest, row_group_size=6)
+    request = Request(str(manifest), str(shop.folder / "images"), date(2026, 1, 1))
+    first = shop.ingest(request)
+    assert (first.ingested, first.rejected) == (20, {"empty": 1})
+    before = shop.versions()
+    again = shop.ingest(request)
+    assert again.unchanged == 20
+    assert shop.versions() == before
+
+
+def test_images_in_a_tar_shard_are_ingested_and_then_unchanged(shop: Shop) -> None:
+    shutil.make_archive(str(shop.folder / "images" / "000"), "tar", shop.folder / "images", ".")
+    rows = [["p1", "000.tar/./a.jpg", "", ""], ["p2", "000.tar/./b.jpg", "", ""]]
+    rows.append(["p3", "000.tar/./none.jpg", "", ""])
+    first = shop.ingest(shop.request(rows, night=1))
+    assert (first.ingested, first.rejected) == (2, {"missing": 1})
+    again = shop.ingest(shop.request(rows, night=2))
+    assert (again.unchanged, again.rejected) == (2, {"missing": 1})
+    assert again.measures["bytes_read"] == 0
+
+
+def test_the_run_reports_bytes_and_decode_times(shop: Shop) -> None:
+    outcomes = shop.ingest(shop.request([A, B], night=1))
+    sizes = [(shop.folder / "images" / f"{name}.jpg").stat().st_size for name in "ab"]
+    assert outcomes.measures["bytes_read"] == sum(sizes)
+    assert outcomes.measures["images_decoded"] == 2
+    assert 0 < outcomes.measures["decode_ms_p50"] <= outcomes.measures["decode_ms_p95"]
+    assert shop.run and "decode_ms_p95" in json.loads(shop.run.status_line())["measures"]
+
+
+def test_near_duplicates_share_a_group(
+    shop: Shop, spark: SparkSession, make_jpeg: Callable[..., bytes]
+) -> None:
+    (shop.folder / "images" / "b.jpg").write_bytes(make_jpeg(0, quality=60))
+    shop.ingest(shop.request([A, B], night=1))
+    shop.ingest(shop.request([C], night=2))
+    groups = shop.rows(tables.IMAGE_DUPLICATES, "duplicate_group", "image_id")
+    assert len(groups) == 3
+    assert len({group for group, _ in groups}) == 2
+
+
+def test_a_location_is_recorded_without_its_secrets() -> None:
+    assert without_secrets("s3://KEY:SECRET@bucket/m.csv?token=x") == "s3://bucket/m.csv"
+    assert without_secrets("/data/m.csv") == "/data/m.csv"
