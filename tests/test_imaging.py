@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from catalog_batch.imaging import DecodePolicy, Reason, Rejection, StoredImage, decode_image
 
@@ -157,6 +157,170 @@ def test_nothing_that_the_source_says_besides_pixels_is_stored() -> None:
             content = stored(source, policy)[0].content
             assert b"secret" in source
             assert b"secret" not in content and b"Exif" not in content
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return b"\xff" + struct.pack(">BH", marker, len(data) + 2) + data
+
+
+def after_soi(jpeg: bytes, *segments: bytes) -> bytes:
+    return jpeg[:2] + b"".join(segments) + jpeg[2:]
+
+
+PLAIN = encoded(soft_noise(), "JPEG", quality=95, subsampling=0)
+CANARY = b"canary 7731"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [PLAIN, encoded(soft_noise(), "JPEG", restart_marker_blocks=2), PLAIN[:2] + PLAIN[20:]],
+    ids=["plain", "restarts", "no JFIF"],
+)
+def test_a_small_plain_jpeg_is_stored_byte_for_byte(content: bytes) -> None:
+    image, pixels = stored(content)
+    assert image.content == content
+    assert np.array_equal(np.asarray(image.picture), pixels)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(soft_noise(), "JPEG", progressive=True),
+        encoded(soft_noise().convert("L"), "JPEG"),
+        encoded(soft_noise().convert("CMYK"), "JPEG"),
+        encoded(soft_noise(), "MPO", save_all=True, append_images=[soft_noise(96, 64)]),
+        encoded(soft_noise(300, 290), "JPEG"),
+        encoded(soft_noise(), "JPEG", icc_profile=b"a profile"),
+        after_soi(PLAIN, *[segment(0xDB, PLAIN[25:90])] * 500),
+        PLAIN + b"\0",
+        PLAIN + PLAIN,
+        PLAIN[:2] + segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\1\1abc") + PLAIN[20:],
+    ],
+    ids=[
+        "progressive",
+        "grey",
+        "CMYK",
+        "MPO",
+        "large",
+        "ICC",
+        "padded",
+        "longer",
+        "twice",
+        "thumbnail",
+    ],
+)
+def test_any_other_jpeg_is_encoded_again(content: bytes) -> None:
+    assert stored(content)[0].content != content
+
+
+def png_with_text() -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", CANARY.decode())
+    text.add_itxt("XML:com.adobe.xmp", CANARY.decode())
+    return encoded(soft_noise(), "PNG", pnginfo=text)
+
+
+def exif_with_text() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010E] = CANARY.decode()
+    return exif
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(soft_noise(), "JPEG", exif=exif_with_text()),
+        encoded(soft_noise(), "WEBP", exif=exif_with_text(), xmp=CANARY),
+        encoded(soft_noise(), "TIFF", exif=exif_with_text()),
+        encoded(soft_noise(), "GIF", comment=CANARY),
+        encoded(soft_noise(), "JPEG", comment=CANARY),
+        encoded(soft_noise(), "JPEG", xmp=CANARY),
+        encoded(soft_noise(), "JPEG", icc_profile=CANARY),
+        after_soi(PLAIN, segment(0xED, b"Photoshop 3.0\0" + CANARY)),
+        PLAIN[:20] + segment(0xE0, b"JFXX\0" + CANARY) + PLAIN[20:],
+        PLAIN[:-2] + segment(0xFE, CANARY) + PLAIN[-2:],
+        PLAIN[:-2] + b"\xff\xd9" + CANARY + b"\xff\xd9",
+        png_with_text(),
+    ],
+    ids=[
+        "EXIF",
+        "WebP",
+        "TIFF",
+        "GIF",
+        "COM",
+        "XMP",
+        "ICC",
+        "IPTC",
+        "JFXX",
+        "COM_in_scan",
+        "behind",
+        "PNG_text",
+    ],
+)
+@pytest.mark.parametrize("policy", [POLICY, SMALL], ids=["as large", "shrunk"])
+def test_no_text_of_the_source_is_stored(content: bytes, policy: DecodePolicy) -> None:
+    assert CANARY in content
+    assert CANARY not in stored(content, policy)[0].content
+
+
+def test_a_turned_jpeg_is_not_stored_as_it_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(corners(), "JPEG", exif=exif)
+    image, pixels = stored(content)
+    assert image.content != content
+    assert image.picture.size == (64, 96) == pixels.shape[1::-1]
+
+
+def test_the_picture_is_what_the_stored_jpeg_shows() -> None:
+    image, pixels = stored(encoded(soft_noise(900, 800), "PNG"))
+    assert image.picture.mode == "RGB"
+    assert np.abs(np.asarray(image.picture).astype(int) - pixels).mean() < 4
+
+
+def test_the_subsampling_of_the_policy_is_used() -> None:
+    sizes = [
+        len(stored(encoded(soft_noise(), "PNG"), DecodePolicy(jpeg_subsampling=how))[0].content)
+        for how in ("4:2:0", "4:4:4")
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_fine_pattern_turns_grey_and_does_not_alias() -> None:
+    stripes = np.zeros((700, 700, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    _, pixels = stored(encoded(Image.fromarray(stripes), "PNG"))
+    assert pixels.std() < 8
+
+
+def test_a_foreign_file_is_named_by_its_content() -> None:
+    pages = {
+        b"<!DOCTYPE html><p>404": "text/html",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>": "image/svg+xml",
+        b"%PDF-1.7\n": "application/pdf",
+        b"PK\3\4" + b"\0" * 60: "application/zip",
+        b"BMW is no bitmap": "text or data",
+    }
+    for content, name in pages.items():
+        result = decode_image(content, POLICY)
+        assert isinstance(result, Rejection) and name in result.detail
+
+
+def test_any_bytes_at_all_have_an_outcome() -> None:
+    generator = random.Random(5)
+    starts = [
+        b"",
+        b"\0\0\0\x18ftyp",
+        b"RIFF",
+        b"<?xml",
+        b"PK\3\4",
+        b"BM",
+        b"II*\0",
+        b"\xff\xd8\xff",
+    ]
+    for number in range(400):
+        content = starts[number % len(starts)] + generator.randbytes(generator.randrange(400))
+        assert isinstance(decode_image(content, POLICY), StoredImage | Rejection)
 
 
 def test_a_broken_orientation_does_not_cost_the_image() -> None:

@@ -120,7 +120,7 @@ def section(size: Size, rounds: Rounds, dataset: Dataset) -> str:
     """Return the table of one kind of photo, as Markdown."""
     header = (
         "lane", "threads", "images/s, steady (range)", "against bare", "start-up s",
-        "whole run s", "CPU ms/image", "peak memory MiB",
+        "whole run s", "CPU ms/image", "peak memory MiB", "stored MB",
     )  # fmt: skip
     megabytes = dataset.source_bytes() / 1e6
     title = f"{size.whole:,} photos of {size.kind.side} px ({megabytes:,.0f} MB in)"
@@ -141,6 +141,7 @@ def _line(lane: Lane, rounds: Rounds) -> list[str]:
         _median(run.whole.seconds for run in runs),
         _median(run.cpu_ms_per_image for run in runs),
         f"{max(run.whole.peak_mib for run in runs):,.0f}",
+        f"{runs[-1].whole.stored_bytes / 1e6:,.1f}",
     ]
 
 

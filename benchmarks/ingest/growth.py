@@ -65,7 +65,7 @@ def first_nights(sizes: tuple[int, ...], data: Path, work: Path) -> dict[int, Fi
 
 
 def unchanged_night(dataset: Dataset, warehouse: Path) -> Finished:
-    """Ingest the same again; the job's own measures say that it opened no image."""
+    """Ingest the same again; no row may be done anew."""
     night = ingest(dataset, warehouse)
     require_count(night, "unchanged", dataset.count)
     return night
@@ -91,13 +91,21 @@ def steady_ms(nights: dict[int, Finished]) -> list[float]:
     ]
 
 
+def bytes_read(night: Finished) -> float:
+    """Return the bytes of images that a night read, by its own measures.
+
+    Images are opened in decoding processes alone; one that was seen counts as a byte at least.
+    """
+    measured = night.status.get("measures", {}).get("bytes_read", 0.0)
+    return max(float(measured), float("decoder" in night.peak_mib_by_role))
+
+
 def goals_of(nights: dict[int, Finished], unchanged: Finished) -> list[Goal]:
     steady = steady_ms(nights)
-    opened = unchanged.status.get("measures", {}).get("bytes_read", 0)
     return [
         Goal("ingest_growth_flat", max(steady) / min(steady), FLAT, at_most=True),
         Goal("ingest_unchanged_seconds", unchanged.seconds, UNCHANGED_SECONDS, at_most=True),
-        Goal("ingest_unchanged_bytes_read", opened, 0, at_most=True),
+        Goal("ingest_unchanged_bytes_read", bytes_read(unchanged), 0, at_most=True),
     ]
 
 

@@ -54,6 +54,9 @@ class Finished:
 
     status: dict[str, Any]
 
+    stored_bytes: int = 0
+    """Size of the data files of the table that it left."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -97,7 +100,7 @@ class _Watch:
         return bool(members)
 
 
-def run_command(command: Sequence[str], interval: float = 0.5) -> Finished:
+def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
     """Run a command in a session of its own and watch it; its last output line is JSON.
 
     Raises:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ingest.memory [--quick] [--force] [--data DIR]
 
-200 uncompressed TIFF files of 20 MB, 4 GB together, are dealt to one Spark task. The peak is what
-the kernel remembers of each process (VmHWM): Spark's Python worker, and its child that decodes.
+200 uncompressed TIFF files of 20 MB each (--quick: 40) are all dealt to one Spark task. The peak is
+what the kernel remembers of each process (VmHWM): Spark's Python worker, and its decoding child.
 """
 
 import shutil

@@ -130,7 +130,7 @@ def _link(kind: PhotoKind, count: int, source: Path, folder: Path) -> None:
         (folder / "images" / parent).mkdir(parents=True, exist_ok=True)
     for name in names:
         target = folder / "images" / name
-        target.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)  # Of a run that was stopped.
         os.link(source / name, target)
     _write_manifest(names, folder / "manifest.csv")
 
@@ -170,7 +170,7 @@ def _view(base: Image.Image, side: int, rng: np.random.Generator) -> Image.Image
     return turned.resize((side, side), Image.Resampling.BICUBIC)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _noise(sigma: float) -> Image.Image:
     """Make the grain that every photo takes a window of: zero is 128."""
     grain = np.random.default_rng(0).normal(128, sigma, (NOISE_SIDE, NOISE_SIDE, 3))

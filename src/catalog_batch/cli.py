@@ -302,7 +302,9 @@ def maintain_tables(
 
 @app.command(epilog="Example: catalog-batch manifest photos/ --output manifest.csv")
 def manifest(
-    folder: Annotated[Path, typer.Argument(help="Class folders, or files and metadata.csv.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Class folders, tar shards, or files and metadata.csv.")
+    ],
     output: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("manifest.csv"),
     log_format: LogFormat = "auto",
 ) -> None:

@@ -333,12 +333,13 @@ def _shrunk_to_rgb(image: Image.Image, side: int) -> Image.Image:
 
 def _scaled_to_8_bit(image: Image.Image, side: int) -> Image.Image:
     """Map 16-bit and float greys to 8 bits: Pillow's own conversion clips them to white."""
-    low, high = cast(tuple[float, float], image.getextrema())
-    if image.mode.startswith("I"):
-        low, high = 0.0, max(65_535.0, high)
+    low, high = 0.0, 65_535.0
+    if image.mode in ("I", "F"):
+        seen = cast(tuple[float, float], image.getextrema())
+        low, high = seen if image.mode == "F" else (low, max(high, seen[1]))
     scale = 255 / max(high - low, 1e-12)
     grey = _resized(image, side).convert("F")
-    return grey.point(lambda value: value * scale - low * scale).convert("RGB")  # type: ignore[arg-type]
+    return grey.point(lambda value: value * scale - low * scale).convert("RGB")
 
 
 def _resized(picture: Image.Image, side: int) -> Image.Image:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from catalog_batch.ingest.decoding import Task
+from catalog_batch.ingest.decoder import Task
 
 
 def start_poisoned_decoder() -> Callable[[Sequence[Task]], Iterator[dict[str, Any]]]:

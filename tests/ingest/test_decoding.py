@@ -13,23 +13,16 @@ import pytest
 from tests.ingest.poisoned_decoder import start_poisoned_decoder
 
 from catalog_batch.imaging import DecodePolicy, Reason, Rejection
+from catalog_batch.ingest.decoder import Task, decode_task
 from catalog_batch.ingest.decoding import (
     OUTCOME_SCHEMA,
-    Task,
-    decode_task,
     decoded_rows,
     decoder,
     process_batches,
 )
 from catalog_batch.ingest.isolation import IsolatedWorker, Limits
-from catalog_batch.ingest.looking import (
-    INGESTED,
-    PLAN_SCHEMA,
-    REJECTED,
-    TO_DO,
-    UNCHANGED,
-    SourcePolicy,
-)
+from catalog_batch.ingest.looking import PLAN_SCHEMA
+from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED, SourcePolicy
 
 MODIFIED = datetime(2024, 1, 1, tzinfo=UTC)
 Row = dict[str, Any]

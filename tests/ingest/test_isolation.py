@@ -131,8 +131,13 @@ def test_a_child_killed_between_two_calls_is_replaced(
 
 def test_input_is_taken_as_it_is_needed(telling_pid: IsolatedWorker[object, int]) -> None:
     taken: list[int] = []
-    batches = ([taken.append(n) or n] for n in range(100))
-    outcomes = telling_pid.map(batches)
+
+    def batches() -> Iterator[list[int]]:
+        for number in range(100):
+            taken.append(number)
+            yield [number]
+
+    outcomes = telling_pid.map(batches())
     for used in range(1, 11):
         next(outcomes)
         assert len(taken) <= used + 2

@@ -14,13 +14,10 @@ from catalog_batch.imaging import DecodePolicy, Reason
 from catalog_batch.ingest.looking import (
     INPUT_COLUMNS,
     PLAN_SCHEMA,
-    REJECTED,
-    TO_DO,
-    UNCHANGED,
-    SourcePolicy,
     look_at,
     look_at_batches,
 )
+from catalog_batch.ingest.policy import REJECTED, TO_DO, UNCHANGED, SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot
 
 MODIFIED = datetime(2024, 1, 1, tzinfo=UTC)

@@ -1,13 +1,16 @@
 """Manifests made from folders."""
 
 import csv
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from catalog_batch.errors import ManifestError
 from catalog_batch.ingest.manifest_files import write_manifest
+from catalog_batch.ingest.sources import ImageRoot, SourceFile
 
 Row = dict[str, str]
 
@@ -112,3 +115,84 @@ def test_metadata_that_is_not_utf_8_is_refused(folder: Path) -> None:
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="nowhere"):
         write_manifest(tmp_path / "nowhere", tmp_path / "manifest.csv")
+
+
+def put_shard(path: Path, members: dict[str, str | bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, text in members.items():
+            content = text.encode() if isinstance(text, str) else text
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_samples_of_a_shard_become_products(folder: Path) -> None:
+    put_shard(
+        folder / "shards" / "0.tar",
+        {
+            "./a/1.jpg": b"",
+            "./a/1.cls": "Fruit\n",
+            "2.front.JPG": b"",
+            "2.back.png": b"",
+            "2.json": '{"label": 0, "title": "Saw", "description": "Cuts, \\"well\\"", "id": 7}',
+            "3.txt": "no image",
+        },
+    )
+    front = {"product_id": "2", "category": "0", "title": "Saw", "description": 'Cuts, "well"'}
+    assert made(folder) == [
+        {
+            "product_id": "a/1",
+            "image_uri": "shards/0.tar/a/1.jpg",
+            "category": "Fruit",
+            "title": "",
+            "description": "",
+        },
+        {**front, "image_uri": "shards/0.tar/2.front.JPG"},
+        {**front, "image_uri": "shards/0.tar/2.back.png"},
+    ]
+
+
+def test_a_class_file_counts_more_than_the_json_beside_it(folder: Path) -> None:
+    put_shard(folder / "0.tar", {"1.jpg": b"", "1.cls": "Fruit", "1.json": '{"category": "Tool"}'})
+    assert [row["category"] for row in made(folder)] == ["Fruit"]
+
+
+def test_samples_of_one_name_in_two_shards_are_rows_of_one_product(folder: Path) -> None:
+    for shard in ("0.tar", "1.tar"):
+        put_shard(folder / shard, {"1.jpg": b""})
+    rows = [(row["product_id"], row["image_uri"]) for row in made(folder)]
+    assert rows == [("1", "0.tar/1.jpg"), ("1", "1.tar/1.jpg")]
+
+
+def test_what_the_manifest_names_in_a_shard_is_found(folder: Path) -> None:
+    put_shard(folder / "0.tar", {"./a/1.jpg": b"bytes", "b//2.jpg": b"bytes"})
+    root = ImageRoot(str(folder))
+    for row in made(folder):
+        file = root.find(row["image_uri"])
+        assert isinstance(file, SourceFile) and root.read(file, 10) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"1.jpg": b"", "1.json": "{"}, r"'1\.json' in .*0\.tar' is no JSON"),
+        ({"1.jpg": b"", "1.json": "[]"}, r"'1\.json' in .*0\.tar' is no JSON object"),
+        ({"1.jpg": b"", "1.cls": b"\xff\xfe"}, r"'1\.cls' in .* is not UTF-8"),
+        ({"1.jpg": b"", "1.cls": b" " * 1_000_001}, r"'1\.cls' in .* cannot be read: 1000001"),
+    ],
+)
+def test_a_sample_whose_labels_cannot_be_read_is_refused(
+    folder: Path, members: dict[str, str | bytes], message: str
+) -> None:
+    put_shard(folder / "0.tar", members)
+    with pytest.raises(ManifestError, match=message):
+        made(folder)
+
+
+def test_a_damaged_shard_makes_no_short_manifest(folder: Path) -> None:
+    put_shard(folder / "0.tar", {"1.jpg": b"1", "2.jpg": b"2"})
+    content = (folder / "0.tar").read_bytes()
+    (folder / "0.tar").write_bytes(content[:1100])
+    with pytest.raises(ManifestError, match=r"0\.tar' is damaged"):
+        made(folder)

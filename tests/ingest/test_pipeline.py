@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from catalog_batch import tables
 from catalog_batch.config import IngestSettings
 from catalog_batch.errors import BadInputError, ManifestError
 from catalog_batch.ingest.outcomes import Outcomes
-from catalog_batch.ingest.pipeline import Request, ingest_catalogue, plan_ingest
+from catalog_batch.ingest.pipeline import Request, ingest_catalogue
 from catalog_batch.runs import Run, Status
 from catalog_batch.tables import Table
 from catalog_batch.taxonomy import category_id

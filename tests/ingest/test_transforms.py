@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from catalog_batch.ingest import transforms
-from catalog_batch.ingest.looking import INGESTED, REJECTED, TO_DO, UNCHANGED
+from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
 from catalog_batch.taxonomy import category_id, normalise_path
 
 NOW = datetime(2026, 1, 1)

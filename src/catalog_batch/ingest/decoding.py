@@ -1,25 +1,19 @@
 """The part of ingest that opens images: read, check, decode and measure, in a killable child."""
 
-import hashlib
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
-from datetime import datetime
-from functools import cache, partial
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from catalog_batch.imaging import Reason, Rejection, StoredImage, decode_image
+from catalog_batch.imaging import Reason
+from catalog_batch.ingest.decoder import Task, rejection, start_decoder
 from catalog_batch.ingest.isolation import IsolatedWorker, Limits, Lost
-from catalog_batch.ingest.looking import INGESTED, REJECTED, UNCHANGED, SourcePolicy
-from catalog_batch.ingest.parquet_rows import ParquetRows
-from catalog_batch.ingest.quality import measure
-from catalog_batch.ingest.reading import read_ahead
-from catalog_batch.ingest.sources import ImageRoot, SourceFile
+from catalog_batch.ingest.policy import REJECTED, SourcePolicy
+from catalog_batch.ingest.sources import SourceFile
 from catalog_batch.ingest.staged_images import StagedImages
 
 OUTCOME_SCHEMA = pa.schema(
@@ -46,19 +40,6 @@ OUTCOME_DDL = (
 
 
 _T = TypeVar("_T")
-
-
-class Task(NamedTuple):
-    """An image to decode, as it travels to the child."""
-
-    file: SourceFile | None
-    """None for an image that lies in the manifest itself."""
-
-    content_file: str | None
-    content_row: int | None
-    sha256: str | None
-    known_image_id: str | None
-    modified_at: datetime | None
 
 
 def with_outcomes(rows: DataFrame, policy: SourcePolicy, staging: str) -> DataFrame:
@@ -91,7 +72,7 @@ def process_batches(
             yield pa.RecordBatch.from_pylist(narrow, schema=OUTCOME_SCHEMA)
 
 
-@cache
+@lru_cache(maxsize=1)
 def decoder(policy: SourcePolicy) -> IsolatedWorker[Task, dict[str, Any]]:
     """Return this process's child; Spark uses its Python workers, and so the child, again."""
     limits = Limits(
@@ -118,69 +99,9 @@ def decoded_rows(
     for _, found in worker.map(batches()):
         row = waiting.pop(0)
         result = (
-            _rejection(Reason(found.failure), found.detail) if isinstance(found, Lost) else found
+            rejection(Reason(found.failure), found.detail) if isinstance(found, Lost) else found
         )
         yield _outcome(row, result)
-
-
-def start_decoder(policy: SourcePolicy) -> Callable[[Sequence[Task]], Iterator[dict[str, Any]]]:
-    """Open the sources in the child; return what handles a batch there."""
-    root, inline = ImageRoot(policy.root), ParquetRows()
-
-    def read(task: Task) -> bytes | Rejection:
-        if task.file is not None:
-            return root.read(task.file, policy.max_source_bytes)
-        return inline.read(task.content_file or "", task.content_row or 0, policy.max_source_bytes)
-
-    def process(tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
-        # The rows of a Parquet file are read in order, by one cursor.
-        in_flight = 1 if tasks[0].file is None else policy.reads_in_flight
-        ahead = read_ahead(tasks, _announced_bytes, read, in_flight, policy.read_ahead_bytes)
-        for task, content in ahead:
-            yield decode_task(task, content, policy)
-
-    return process
-
-
-def decode_task(task: Task, content: bytes | Rejection, policy: SourcePolicy) -> dict[str, Any]:
-    """Check, decode and measure the bytes of one image."""
-    if isinstance(content, Rejection):
-        return _rejection(content.reason, content.detail)
-    located = {"source_bytes": len(content)}
-    image_id = hashlib.sha256(content).hexdigest()
-    expected = (task.sha256 or image_id).lower()
-    if expected != image_id:
-        detail = f"manifest says {expected[:12]}, the bytes have {image_id[:12]}"
-        return located | _rejection(Reason.CHECKSUM_MISMATCH, detail)
-    if image_id == task.known_image_id:
-        # Touched, copied or uploaded again: other time, same bytes.
-        return located | {"outcome": UNCHANGED, "image_id": image_id}
-    started = time.perf_counter()
-    decoded = decode_image(content, policy.decode)
-    if isinstance(decoded, Rejection):
-        return located | _rejection(decoded.reason, decoded.detail)
-    stored = _stored(decoded, image_id)
-    return located | stored | {"decode_ms": (time.perf_counter() - started) * 1000}
-
-
-def _stored(image: StoredImage, image_id: str) -> dict[str, Any]:
-    return {
-        "outcome": INGESTED,
-        "image_id": image_id,
-        "stored_bytes": len(image.content),
-        "content": image.content,
-        "width": image.width,
-        "height": image.height,
-        "source_format": image.source_format,
-        "source_width": image.source_width,
-        "source_height": image.source_height,
-        "is_animated": image.is_animated,
-        **asdict(measure(image.picture)),
-    }
-
-
-def _rejection(reason: Reason, detail: str) -> dict[str, Any]:
-    return {"outcome": REJECTED, "reason": str(reason), "detail": detail}
 
 
 def _outcome(row: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -210,10 +131,6 @@ def _task(row: dict[str, Any]) -> Task:
         row["known_image_id"],
         row["source_modified_at"],
     )
-
-
-def _announced_bytes(task: Task) -> int:
-    return (task.file.size or 0) if task.file else 0
 
 
 def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

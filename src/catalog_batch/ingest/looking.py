@@ -1,7 +1,6 @@
 """Look at every image of a manifest without opening one: what is known already, what is to do?"""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -9,14 +8,10 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from catalog_batch.imaging import DecodePolicy, Reason, Rejection
+from catalog_batch.imaging import Reason, Rejection
+from catalog_batch.ingest.policy import REJECTED, TO_DO, UNCHANGED, SourcePolicy
 from catalog_batch.ingest.reading import read_ahead
 from catalog_batch.ingest.sources import ImageRoot, SourceFile
-
-INGESTED = "ingested"
-UNCHANGED = "unchanged"
-REJECTED = "rejected"
-TO_DO = "to_do"
 
 # Columns that with_look reads.
 INPUT_COLUMNS = (
@@ -60,23 +55,6 @@ PLAN_DDL = (
     "content_file string, content_row bigint"
 )
 _ROWS_PER_BATCH = 1000
-
-
-@dataclass(frozen=True)
-class SourcePolicy:
-    """What is read, and how it is decoded."""
-
-    root: str
-    max_source_bytes: int
-    decode: DecodePolicy
-    reads_in_flight: int = 8
-    read_ahead_bytes: int = 64_000_000
-    batch_images: int = 32
-    image_cpu_seconds: int = 5
-    batch_wall_seconds: float = 120
-    decoder_memory_mib: int = 1024
-    retried: frozenset[str] = frozenset()
-    """Reasons of rejection that are tried again though the file did not change."""
 
 
 def with_look(rows: DataFrame, policy: SourcePolicy) -> DataFrame:

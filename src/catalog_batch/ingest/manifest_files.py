@@ -115,7 +115,9 @@ def _labels_of_sample(
             raise ManifestError(f"{name!r} in {str(path)!r} is no JSON: {error}") from error
         if not isinstance(found, dict):
             raise ManifestError(f"{name!r} in {str(path)!r} is no JSON object.")
-    category = found.get("category", found.get("label"))
+    category = found.get("category")
+    if category is None:
+        category = found.get("label")
     if (name := f"{key}.cls") in names:
         category = _text_of_member(shard, name, path).strip()
     texts = {name: found[name] for name in ("title", "description") if found.get(name) is not None}

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from catalog_batch.config import IngestSettings
 from catalog_batch.errors import ReconciliationError
-from catalog_batch.ingest.looking import INGESTED, REJECTED, TO_DO, UNCHANGED
+from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
 
 
 @dataclass(frozen=True)

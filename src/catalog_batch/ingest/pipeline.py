@@ -19,7 +19,7 @@ from catalog_batch.errors import GateRefusedError, ManifestError
 from catalog_batch.imaging import DecodePolicy
 from catalog_batch.ingest import publication, transforms
 from catalog_batch.ingest.decoding import OUTCOME_DDL, with_outcomes
-from catalog_batch.ingest.looking import SourcePolicy, with_look
+from catalog_batch.ingest.looking import with_look
 from catalog_batch.ingest.manifests import Manifest, check_splits, open_manifest
 from catalog_batch.ingest.nights import Night, check_columns, place_night
 from catalog_batch.ingest.outcomes import (
@@ -30,6 +30,7 @@ from catalog_batch.ingest.outcomes import (
     measure_pass,
     reconcile,
 )
+from catalog_batch.ingest.policy import SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot
 from catalog_batch.runs import Run, Status
 from catalog_batch.spark import spark_progress

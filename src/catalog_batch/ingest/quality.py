@@ -14,8 +14,9 @@ from PIL import Image
 PLAIN_CONTRAST = 0.01
 # Grey levels that each channel may differ from the border's colour and still be background.
 BACKGROUND_TOLERANCE = 20
-# The background is counted on a picture whose short side is about this long.
-_BACKGROUND_SIDE = 64
+# The background and the hash, which sees coarse shapes alone, are taken from a picture whose short
+# side is about this long.
+_COARSE_SIDE = 64
 _LEVELS = np.arange(256, dtype=np.float64)
 
 
@@ -34,22 +35,23 @@ class Measures:
 def measure(picture: Image.Image) -> Measures:
     """Measure an RGB picture of the stored size."""
     grey = picture.convert("L")
+    coarse = picture.reduce(max(1, min(picture.size) // _COARSE_SIDE))
     shares = np.array(grey.histogram(), dtype=np.float64) / (grey.width * grey.height)
     mean = float(shares @ _LEVELS)
     contrast = float(np.sqrt(shares @ (_LEVELS - mean) ** 2)) / 255
     return Measures(
-        perceptual_hash=_signed_phash(grey) if contrast >= PLAIN_CONTRAST else None,
+        perceptual_hash=_signed_phash(coarse) if contrast >= PLAIN_CONTRAST else None,
         brightness=mean / 255,
         contrast=contrast,
         sharpness=_sharpness(grey),
         entropy=_entropy(shares),
-        background_share=_background_share(picture),
+        background_share=_background_share(coarse),
     )
 
 
-def _signed_phash(grey: Image.Image) -> int:
+def _signed_phash(coarse: Image.Image) -> int:
     """Return the pHash as a signed number of 64 bits, as BIGINT holds it."""
-    bits = np.packbits(imagehash.phash(grey).hash)
+    bits = np.packbits(imagehash.phash(coarse).hash)
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 
@@ -75,10 +77,9 @@ def _entropy(shares: NDArray[np.float64]) -> float:
     return abs(float(seen @ np.log2(seen)))
 
 
-def _background_share(picture: Image.Image) -> float:
+def _background_share(coarse: Image.Image) -> float:
     """Count the pixels within a tolerance of the border's median colour, per channel."""
-    small = np.asarray(picture.reduce(max(1, min(picture.size) // _BACKGROUND_SIDE)))
-    pixels = small.astype(np.int16)
+    pixels = np.asarray(coarse).astype(np.int16)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     distance = np.abs(pixels - np.median(border, axis=0).astype(np.int16)).max(axis=2)
     return float(np.mean(distance <= BACKGROUND_TOLERANCE))

@@ -4,6 +4,7 @@ A local file is opened by Python alone, once, after its location was resolved an
 the root. What an error says of a root leaves out the URI's credentials and query.
 """
 
+import errno
 import os
 import re
 import stat
@@ -130,7 +131,8 @@ class ImageRoot:
         except (FileNotFoundError, NotADirectoryError):
             return Rejection(Reason.MISSING, "the file vanished before it was read")
         except (OSError, ValueError) as error:
-            return _unreadable(error)
+            # A link took the place of the file, and was not followed.
+            return changed() if _errno(error) == errno.ELOOP else _unreadable(error)
 
     def _confined(self, image_uri: str) -> list[str] | Rejection:
         """Return the parts under the root, decided by the text alone; symbolic links come later."""
@@ -231,8 +233,12 @@ def _prefixes(uri: str, root: str) -> tuple[str, ...]:
 
 def _unreadable(error: Exception) -> Rejection:
     # Only the kind of error: its text holds paths and, on object stores, signed addresses.
-    number = getattr(error, "errno", None)
+    number = _errno(error)
     return Rejection(Reason.UNREADABLE, os.strerror(number) if number else type(error).__name__)
+
+
+def _errno(error: Exception) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _kind(mode: int) -> str:

@@ -91,6 +91,7 @@ class TarShard:
     def __init__(self, container: Container) -> None:
         """Build the index; a damaged file keeps the members before the damage."""
         self.container = container
+        self.indexed_at = container.modified_at()
         # None stands for a member that is no regular file.
         self._places: dict[str, tuple[int, int] | None] = {}
         self.is_damaged = not self._index()
@@ -163,7 +164,8 @@ class TarShards:
 
     def _shard(self, path: str, found_at: datetime | None) -> TarShard | None:
         shard = self._shards.pop(path, None)
-        if shard is None or shard.container.modified_at() != found_at:
+        # The index, not the open file: that one may have been written again, and knows it.
+        if shard is None or shard.indexed_at != found_at:
             container = self._open(path)
             if container.modified_at() != found_at:
                 return None

@@ -7,8 +7,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from catalog_batch import taxonomy
-from catalog_batch.ingest.looking import INGESTED, REJECTED, TO_DO, UNCHANGED
 from catalog_batch.ingest.manifests import with_given_split
+from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
 
 KEY = ["product_id", "source_uri"]
 DEFECT_NO_PRODUCT = "the row has no product_id"
@@ -24,7 +24,7 @@ def with_key(manifest: DataFrame) -> DataFrame:
     is_garbled = F.col("defect").isNotNull()
     has_product = F.coalesce(F.length(F.trim("product_id")), F.lit(0)) > 0
     has_image = F.coalesce(F.length(F.trim("image_uri")), F.lit(0)) > 0
-    fingerprint = F.concat(F.lit("row:"), F.substring(F.sha2(_as_json(manifest), 256), 1, 16))
+    fingerprint = F.concat(F.lit("row:"), F.substring(F.sha2(_content(manifest), 256), 1, 16))
     defect = (
         F.when(is_garbled, F.col("defect"))
         .when(~has_product, DEFECT_NO_PRODUCT)
@@ -61,9 +61,15 @@ def with_category(manifest: DataFrame) -> DataFrame:
     )
 
 
+def _content(manifest: DataFrame) -> Column:
+    """Return a text that tells bad rows apart: what they say, or else where they stand."""
+    # A defect names a line, and the same bad row may stand elsewhere tomorrow.
+    says_nothing = F.col("product_id").isNull() & F.col("image_uri").isNull()
+    return F.concat_ws("|", _as_json(manifest), F.when(says_nothing, F.col("defect")))
+
+
 def _as_json(manifest: DataFrame) -> Column:
-    """Return a text that tells rows apart by all their columns."""
-    # Not the defect: it holds a line number, and the same bad row may stand elsewhere tomorrow.
+    """Return a text that tells rows apart by all their columns but the defect."""
     names = [name for name in manifest.columns if name not in ("attributes", "defect")]
     columns = [F.col(name) for name in names]
     if "attributes" in manifest.columns:
