@@ -26,6 +26,7 @@ LATER = datetime(2026, 1, 2)
 def product(product_id: str, **columns: Any) -> dict[str, Any]:
     defaults = {"title": None, "description": None, "category_id": None, "category_path": None}
     more = {"given_split": None, "attributes": {}, "updated_at": NOW, "run_id": "r1"}
+    more |= {"delisted_at": None}
     return {"product_id": product_id, **defaults, **more, **columns}
 
 
@@ -41,6 +42,7 @@ def rejection(source_uri: str, **columns: Any) -> dict[str, Any]:
         "first_seen_at": NOW,
         "last_seen_at": NOW,
         "run_id": "r1",
+        "expected_sha256": None,
         **columns,
     }
 
@@ -309,7 +311,7 @@ def test_staged_rows_are_read_back_and_removed(warehouse: Warehouse) -> None:
     rows = warehouse.spark.createDataFrame([(1,), (2,)], "number int")
     with warehouse.staged(rows, "run") as staged:
         assertDataFrameEqual(staged, rows)
-        assert (Path(warehouse.root) / "_staging" / "run" / "_delta_log").is_dir()
+        assert (Path(warehouse.root) / "_staging" / "run").is_dir()
     assert not (Path(warehouse.root) / "_staging" / "run").exists()
 
 

@@ -24,6 +24,7 @@ from catalog_batch.runs import Run, Status
 from catalog_batch.tables import Table
 from catalog_batch.warehouse import Warehouse
 
+pytestmark = pytest.mark.end_to_end
 LOOSE = IngestSettings(stored_side=32, max_rejected_share=1, max_delisted_share=1)
 COLUMNS = ["product_id", "image_uri", "category", "title"]
 
@@ -57,13 +58,23 @@ class Shop:
         return {table.name: self.warehouse.version(table) for table in tables.ALL_TABLES}
 
 
+@pytest.fixture(scope="module")
+def empty(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create every table once; a Delta table may be copied as a folder."""
+    folder = tmp_path_factory.mktemp("empty")
+    Warehouse(spark, str(folder)).create(*tables.ALL_TABLES)
+    return folder
+
+
 @pytest.fixture
 def shop(
     warehouse: Warehouse,
+    empty: Path,
     tmp_path: Path,
     make_run: Callable[[str], Run],
     make_jpeg: Callable[..., bytes],
 ) -> Shop:
+    shutil.copytree(empty, warehouse.root)
     (tmp_path / "images").mkdir()
     for seed, name in enumerate("abcd"):
         (tmp_path / "images" / f"{name}.jpg").write_bytes(make_jpeg(seed))
@@ -90,31 +101,17 @@ def test_a_full_manifest_delists_what_it_does_not_name_and_a_later_one_lists_it_
 
 
 def test_a_late_manifest_adds_and_changes_nothing_that_is_known(shop: Shop) -> None:
-    shop.ingest(shop.request([A, B], night=5))
-    old = ["p1", "a.jpg", "Fruit/Quince", "Old title"]
-    shop.ingest(shop.request([old, C], night=4, is_full=True))
-    assert shop.rows(tables.PRODUCTS, "product_id", "title") == [
-        ("p1", "Apple"),
-        ("p2", "Pear"),
-        ("p3", "Plum"),
-    ]
-    assert len(shop.listed(tables.PRODUCTS, "product_id")) == 3
-    assert [product for product, *_ in shop.rows(tables.LABELS, "product_id", "category_id")] == [
-        "p1",
-        "p2",
-        "p3",
-    ]
-
-
-def test_nights_in_any_order_leave_the_same_listing(shop: Shop) -> None:
     shop.ingest(shop.request([A, B], night=5, is_full=True))
-    shop.ingest(shop.request([B, C], night=4, is_full=True))
+    old = ["p2", "b.jpg", "Fruit/Quince", "Old title"]
+    shop.ingest(shop.request([old, C], night=4, is_full=True))
     # What the newer night did not name is known, and not listed.
     assert shop.listed(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
     assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",), ("p2",), ("p3",)]
     assert shop.listed(tables.PRODUCT_IMAGES, "source_uri") == [("a.jpg",), ("b.jpg",)]
+    assert shop.rows(tables.PRODUCTS, "title") == [("Apple",), ("Pear",), ("Plum",)]
+    assert len(shop.rows(tables.LABELS, "product_id", "category_id")) == 3
     before = shop.versions()
-    shop.ingest(shop.request([B, C], night=4, is_full=True))
+    shop.ingest(shop.request([old, C], night=4, is_full=True))
     assert shop.run and shop.run.status == Status.NOTHING_TO_DO
     assert shop.versions() == before
 
@@ -146,19 +143,19 @@ def test_too_many_rejections_block_publishing_and_are_kept_to_be_looked_at(shop:
 
 
 def test_a_dry_run_counts_and_changes_nothing(shop: Shop) -> None:
-    request = shop.request([A, B, ["p9", "nowhere.jpg", "", ""], ["p1", "a.jpg", "", ""]], night=1)
-    plan = plan_ingest(shop.warehouse, request, LOOSE, "plan-1")
-    assert plan == {"to_do": 2, "unchanged": 0, "rejected": 1, "repeated": 1, "missing": 1}
-    assert [path.name for path in Path(shop.warehouse.root).iterdir()] in ([], ["_staging"])
-
-
-def test_a_dry_run_of_a_known_manifest_finds_it_unchanged(shop: Shop) -> None:
-    request = shop.request([A, B], night=1)
-    shop.ingest(request)
+    shop.ingest(shop.request([A], night=1))
     before = shop.versions()
-    plan = plan_ingest(shop.warehouse, request, LOOSE, "plan-1")
-    assert plan == {"to_do": 0, "unchanged": 2, "rejected": 0, "repeated": 0}
+    rows = [A, B, ["p9", "nowhere.jpg", "", ""], ["p1", "a.jpg", "", ""]]
+    plan = plan_ingest(shop.warehouse, shop.request(rows, night=1), LOOSE, "plan-1")
+    assert plan == {"to_do": 1, "unchanged": 1, "rejected": 1, "repeated": 1, "missing": 1}
     assert shop.versions() == before
+
+
+def test_a_dry_run_makes_no_table(spark: SparkSession, shop: Shop) -> None:
+    nowhere = Warehouse(spark, str(shop.folder / "elsewhere"))
+    plan = plan_ingest(nowhere, shop.request([A], night=1), LOOSE, "plan-1")
+    assert plan == {"to_do": 1, "unchanged": 0, "rejected": 0, "repeated": 0}
+    assert not nowhere.exists(tables.PRODUCTS)
 
 
 def test_rejected_images_are_tried_again_on_demand_and_attempts_are_counted(shop: Shop) -> None:
@@ -221,20 +218,15 @@ def test_images_in_a_tar_shard_are_ingested_and_then_unchanged(shop: Shop) -> No
     assert again.measures["bytes_read"] == 0
 
 
-def test_the_run_reports_bytes_and_decode_times(shop: Shop) -> None:
-    outcomes = shop.ingest(shop.request([A, B], night=1))
-    sizes = [(shop.folder / "images" / f"{name}.jpg").stat().st_size for name in "ab"]
-    assert outcomes.measures["bytes_read"] == sum(sizes)
-    assert outcomes.measures["images_decoded"] == 2
-    assert 0 < outcomes.measures["decode_ms_p50"] <= outcomes.measures["decode_ms_p95"]
-    assert shop.run and "decode_ms_p95" in json.loads(shop.run.status_line())["measures"]
-
-
-def test_near_duplicates_share_a_group(
-    shop: Shop, spark: SparkSession, make_jpeg: Callable[..., bytes]
+def test_near_duplicates_share_a_group_and_the_run_tells_its_figures(
+    shop: Shop, make_jpeg: Callable[..., bytes]
 ) -> None:
     (shop.folder / "images" / "b.jpg").write_bytes(make_jpeg(0, quality=60))
-    shop.ingest(shop.request([A, B], night=1))
+    measures = shop.ingest(shop.request([A, B], night=1)).measures
+    sizes = [(shop.folder / "images" / f"{name}.jpg").stat().st_size for name in "ab"]
+    assert (measures["bytes_read"], measures["images_decoded"]) == (sum(sizes), 2)
+    assert 0 < measures["decode_ms_p50"] <= measures["decode_ms_p95"]
+    assert shop.run and "decode_ms_p95" in json.loads(shop.run.status_line())["measures"]
     shop.ingest(shop.request([C], night=2))
     groups = shop.rows(tables.IMAGE_DUPLICATES, "duplicate_group", "image_id")
     assert len(groups) == 3

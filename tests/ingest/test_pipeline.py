@@ -187,7 +187,8 @@ def killed(shop: Shop, changed: State, make_jpeg: Callable[..., bytes]) -> State
     )
     spark.sql(
         f"INSERT INTO {links} SELECT product_id, source_uri, 0, repeat('0', 64), 5, "
-        f"timestamp'2020-01-01', last_seen_at, run_id, NULL FROM {rejected} WHERE source_uri = 'c.jpg'"
+        f"timestamp'2020-01-01', last_seen_at, run_id, NULL FROM {rejected} "
+        f"WHERE source_uri = 'c.jpg'"
     )
     shop.put("../warehouse/_staging/ingest-killed/part-0.parquet", b"left behind")
     rows = [list(row) for row in MANIFEST if row[0] != "p6"]
