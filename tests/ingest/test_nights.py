@@ -116,21 +116,15 @@ def test_a_late_manifest_adds_and_changes_nothing_that_is_known(shop: Shop) -> N
     assert shop.versions() == before
 
 
-def test_a_manifest_cut_short_does_not_delist_the_shop(shop: Shop) -> None:
+def test_a_gate_blocks_publishing_and_keeps_what_was_found(shop: Shop) -> None:
     shop.ingest(shop.request([A, B, C], night=1))
     before = shop.versions()
-    strict = IngestSettings(stored_side=32, max_rejected_share=1)
+    strict = IngestSettings(stored_side=32)
     with pytest.raises(GateRefusedError, match=r"would delist 2 of 3 products.*cut short"):
         shop.ingest(shop.request([A], night=2, is_full=True), strict)
     assert shop.versions() == before
-
-
-def test_too_many_rejections_block_publishing_and_are_kept_to_be_looked_at(shop: Shop) -> None:
-    shop.ingest(shop.request([A], night=1))
-    before = shop.versions()
     for name in ("b", "c"):
         (shop.folder / "images" / f"{name}.jpg").write_bytes(b"<html>")
-    strict = IngestSettings(stored_side=32)
     with pytest.raises(GateRefusedError, match=r"2 of 3 rows are rejected") as refusal:
         shop.ingest(shop.request([A, B, C], night=2), strict)
     assert shop.versions() == before
@@ -158,23 +152,23 @@ def test_a_dry_run_makes_no_table(spark: SparkSession, shop: Shop) -> None:
     assert not nowhere.exists(tables.PRODUCTS)
 
 
-def test_rejected_images_are_tried_again_on_demand_and_attempts_are_counted(shop: Shop) -> None:
+def test_what_is_rejected_tells_nothing_of_products_and_is_tried_again_on_demand(
+    shop: Shop,
+) -> None:
     (shop.folder / "images" / "b.jpg").write_bytes(b"<html>")
-    shop.ingest(shop.request([A, B], night=1))
-    shop.ingest(shop.request([A, B], night=1))
-    assert shop.rows(tables.REJECTED_IMAGES, "reason", "attempts") == [("not_an_image", 1)]
-    retried = frozenset({"not_an_image"})
-    shop.ingest(shop.request([A, B], night=1, retried=retried))
-    assert shop.rows(tables.REJECTED_IMAGES, "reason", "attempts") == [("not_an_image", 2)]
-
-
-def test_rows_that_cannot_be_parsed_are_rejected_and_tell_nothing_of_products(shop: Shop) -> None:
-    request = shop.request([A, ["p2", "b.jpg", "Fruit", "one", "cell too many"]], night=1)
-    outcomes = shop.ingest(request)
-    assert (outcomes.ingested, outcomes.rejected) == (1, {"bad_row": 1})
-    assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",)]
-    [(detail,)] = shop.rows(tables.REJECTED_IMAGES, "detail")
-    assert "line 3" in detail
+    rows = [A, B, ["p4", "c.jpg", "Fruit", "one", "cell too many"]]
+    outcomes = shop.ingest(shop.request(rows, night=1))
+    assert (outcomes.ingested, outcomes.rejected) == (1, {"not_an_image": 1, "bad_row": 1})
+    assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
+    [bad, _] = shop.rows(tables.REJECTED_IMAGES, "reason", "detail")
+    assert bad[0] == "bad_row" and "line 4" in bad[1]
+    shop.ingest(shop.request(rows, night=1))
+    assert shop.rows(tables.REJECTED_IMAGES, "reason", "attempts") == [
+        ("bad_row", 1),
+        ("not_an_image", 1),
+    ]
+    shop.ingest(shop.request(rows, night=1, retried=frozenset({"not_an_image"})))
+    assert ("not_an_image", 2) in shop.rows(tables.REJECTED_IMAGES, "reason", "attempts")
 
 
 def test_a_known_column_that_is_gone_is_refused_unless_it_is_meant(shop: Shop) -> None:

@@ -28,6 +28,7 @@ from catalog_batch.tables import Table
 from catalog_batch.train.snapshot import resolve_snapshot
 from catalog_batch.warehouse import Warehouse
 
+pytestmark = pytest.mark.end_to_end
 # VACUUM asks the system's clock, so files are made old with respect to it.
 NOW = datetime.now(UTC)
 SETTINGS = MaintenanceSettings(target_file_mib=1)

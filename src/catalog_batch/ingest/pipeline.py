@@ -5,8 +5,6 @@ Plan (look at every file, open none), decode what is to do, publish. See docs/de
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -34,7 +32,7 @@ from catalog_batch.ingest.policy import SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot
 from catalog_batch.runs import Run, Status
 from catalog_batch.spark import spark_progress
-from catalog_batch.warehouse import Warehouse, cached
+from catalog_batch.warehouse import Warehouse
 
 JOB = "ingest"
 _SMALLEST_TASK = 50
@@ -79,7 +77,8 @@ def plan_ingest(
     warehouse: Warehouse, request: Request, settings: IngestSettings, run_id: str
 ) -> dict[str, int]:
     """Count what an ingest would do, without reading an image or changing a table."""
-    with warehouse.staging(run_id), _intake(warehouse, request, run_id) as intake:
+    with warehouse.staging(run_id):
+        intake = _intake(warehouse, request, run_id)
         plan = _planned(warehouse, intake.rows, _policy(request, settings))
         return count_plan(plan, intake.repeated)
 
@@ -103,24 +102,22 @@ def ingest_catalogue(
     """
     warehouse.create(*tables.ALL_TABLES)
     warehouse.clear_staging(JOB)
-    with (
-        warehouse.staging(run.run_id),
-        _intake(warehouse, request, run.run_id) as intake,
-        warehouse.stamped(run_id=run.run_id, job=JOB),
-    ):
+    with warehouse.staging(run.run_id), warehouse.stamped(run_id=run.run_id, job=JOB):
+        intake = _intake(warehouse, request, run.run_id)
         run.rows_in = intake.rows_in
-        outcomes, found = _decode(warehouse, intake, request, settings, run)
-        new = transforms.select_new_images(found, warehouse.read(tables.IMAGES))
-        with cached(new) as new_images:
-            counted = count_outcomes(found, new_images, intake.repeated)
-            vanished = publication.count_vanished(warehouse, intake.rows, intake.night)
-            result = replace(counted, measures=outcomes, delisted=vanished)
-            _report(run, result)
-            reconcile(result, intake.rows_in)
-            _pass_gate(warehouse, result, settings, run)
-            changed = publication.publish_images(
-                warehouse, found, intake.rows, new_images, intake.night, run
-            )
+        measures, found = _decode(warehouse, intake, request, settings, run)
+        new_images = warehouse.stage(
+            transforms.select_new_images(found, warehouse.read(tables.IMAGES)), f"{run.run_id}/new"
+        )
+        counted = count_outcomes(found, new_images, intake.repeated)
+        vanished = publication.count_vanished(warehouse, intake.rows, intake.night)
+        result = replace(counted, measures=measures, delisted=vanished)
+        _report(run, result)
+        reconcile(result, intake.rows_in)
+        _pass_gate(warehouse, result, settings, run)
+        changed = publication.publish_images(
+            warehouse, found, intake.rows, new_images, intake.night, run
+        )
         changed += publication.publish_duplicates(warehouse, settings.near_duplicate_distance, run)
         changed += publication.publish_products(
             warehouse, intake.rows, intake.manifest.absent, intake.night, run
@@ -133,8 +130,7 @@ def ingest_catalogue(
     return result
 
 
-@contextmanager
-def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Iterator[Intake]:
+def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Intake:
     """Open a manifest and check it as a whole."""
     ImageRoot(request.images).require_folder()
     staging = f"{warehouse.root}/_staging/{run_id}/manifest"
@@ -146,12 +142,13 @@ def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Iterator[Int
     distinct = manifest.frame.transform(transforms.prepare_manifest).transform(
         transforms.drop_repeated_rows
     )
-    with cached(distinct) as rows:
-        check_splits(manifest.frame)
-        rows_in, rows_distinct = manifest.frame.count(), rows.count()
-        if rows_in == 0:
-            raise ManifestError(f"Manifest {request.manifest!r} has a header and no rows.")
-        yield Intake(manifest, rows, rows_in, rows_in - rows_distinct, night)
+    check_splits(manifest.frame)
+    # Staged, not cached: what follows starts from a plain scan, whatever is committed meanwhile.
+    rows = warehouse.stage(distinct, f"{run_id}/rows")
+    rows_in, rows_distinct = manifest.frame.count(), rows.count()
+    if rows_in == 0:
+        raise ManifestError(f"Manifest {request.manifest!r} has a header and no rows.")
+    return Intake(manifest, rows, rows_in, rows_in - rows_distinct, night)
 
 
 def _planned(warehouse: Warehouse, rows: DataFrame, policy: SourcePolicy) -> DataFrame:

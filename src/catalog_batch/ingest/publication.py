@@ -15,7 +15,7 @@ from catalog_batch.ingest.nights import Night
 from catalog_batch.ingest.staged_images import STAGED_DDL
 from catalog_batch.runs import Run
 from catalog_batch.tables import Table
-from catalog_batch.warehouse import Warehouse, cached
+from catalog_batch.warehouse import Warehouse
 
 _LISTED = (
     (tables.PRODUCTS, ["product_id"]),
@@ -58,14 +58,13 @@ def _append_new_images(
     named = outcomes.select("staged_file").where("staged_file IS NOT NULL").distinct()
     files = [row["staged_file"] for row in named.collect()]
     staged = warehouse.spark.read.schema(STAGED_DDL).parquet(*files)
-    with cached(outcomes.transform(transforms.select_redundant, new_images)) as redundant:
-        if not redundant.isEmpty():
-            # The few rows to drop travel to the images, not the images to a shuffle.
-            staged = staged.join(F.broadcast(redundant), transforms.KEY, "left_anti")
-        warehouse.append(
-            staged.transform(transforms.with_stamp, "ingested_at", run.started_at, run.run_id),
-            tables.IMAGES,
-        )
+    redundant = outcomes.transform(transforms.select_redundant, new_images)
+    # The few rows to drop travel to the images, not the images to a shuffle.
+    kept = staged.join(F.broadcast(redundant), transforms.KEY, "left_anti")
+    warehouse.append(
+        kept.transform(transforms.with_stamp, "ingested_at", run.started_at, run.run_id),
+        tables.IMAGES,
+    )
     return count
 
 
@@ -77,13 +76,13 @@ def publish_duplicates(warehouse: Warehouse, distance: int, run: Run) -> int:
         .select("image_id", "perceptual_hash")
         .join(known.select("image_id"), "image_id", "left_anti")
     )
-    with cached(new) as new_images:
-        if new_images.isEmpty():
-            return 0
-        groups = select_duplicate_groups(
-            new_images, known.select("image_id", "perceptual_hash", "duplicate_group"), distance
-        ).transform(transforms.with_stamp, "grouped_at", run.started_at, run.run_id)
-        return warehouse.upsert(groups, tables.IMAGE_DUPLICATES)
+    new_images = warehouse.stage(new, f"{run.run_id}/ungrouped")
+    if new_images.isEmpty():
+        return 0
+    groups = select_duplicate_groups(
+        new_images, known.select("image_id", "perceptual_hash", "duplicate_group"), distance
+    ).transform(transforms.with_stamp, "grouped_at", run.started_at, run.run_id)
+    return warehouse.upsert(groups, tables.IMAGE_DUPLICATES)
 
 
 def publish_products(
@@ -99,14 +98,14 @@ def publish_products(
         named = named.join(known, "product_id", "left_anti").withColumn(
             "delisted_at", _listing_of_newcomers(night, run)
         )
-    with cached(named) as products:
-        labels = products.transform(transforms.select_seller_labels, *stamp)
-        unlabelled = products.where(F.col("category_id").isNull())
-        changed = _publish_categories(warehouse, products)
-        # Labels first: products that are stored already are not asked again by a late night.
-        changed += warehouse.upsert(labels, tables.LABELS)
-        changed += warehouse.delete(unlabelled.withColumn("source", F.lit("seller")), tables.LABELS)
-        return changed + warehouse.upsert(products, tables.PRODUCTS)
+    products = warehouse.stage(named, f"{run.run_id}/products")
+    labels = products.transform(transforms.select_seller_labels, *stamp)
+    unlabelled = products.where(F.col("category_id").isNull())
+    changed = _publish_categories(warehouse, products)
+    # Labels first: products that are stored already are not asked again by a late night.
+    changed += warehouse.upsert(labels, tables.LABELS)
+    changed += warehouse.delete(unlabelled.withColumn("source", F.lit("seller")), tables.LABELS)
+    return changed + warehouse.upsert(products, tables.PRODUCTS)
 
 
 def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:

@@ -156,7 +156,7 @@ def select_outcomes(plan: DataFrame, decoded: DataFrame) -> DataFrame:
 
 
 def select_new_images(outcomes: DataFrame, images: DataFrame) -> DataFrame:
-    """Return one ``(image_id, product_id, source_uri)`` for each ingested image not in ``images``."""
+    """Return ``(image_id, product_id, source_uri)`` of each ingested image not in ``images``."""
     first = F.min(F.struct(*KEY)).alias("first")
     return (
         outcomes.where(F.col("outcome") == INGESTED)
