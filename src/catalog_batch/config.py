@@ -94,7 +94,8 @@ class IngestSettings(_Section):
 
     near_duplicate_distance: int = Field(default=4, ge=0, le=12)
     """Bits of 64 in which the perceptual hashes of near duplicates may differ: 0 finds re-encoded
-    copies, 4 also crops and watermarks, above 8 different products look alike."""
+    copies, 4 also crops and watermarks, above 8 different products look alike. Images that are
+    grouped already are not compared again when this changes."""
 
     max_rejected_share: float = Field(default=0.3, ge=0, le=1)
     """Share of a manifest's rows that may be rejected; above it nothing is published (exit 30)."""
