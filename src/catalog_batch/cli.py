@@ -155,7 +155,8 @@ def ingest(
         request = Request(
             manifest,
             _absolute(images),
-            (night or utc_now()).date(),
+            utc_now().date(),
+            night=night.date() if night else None,
             is_full=full,
             retried=reasons_to_retry(retry_rejected or []),
             accept_columns=accept_columns,

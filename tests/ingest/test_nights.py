@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from catalog_batch import tables
 from catalog_batch.config import IngestSettings
 from catalog_batch.errors import GateRefusedError, ManifestError
-from catalog_batch.ingest.nights import without_secrets
+from catalog_batch.ingest.nights import choose_night
 from catalog_batch.ingest.outcomes import Outcomes
 from catalog_batch.ingest.pipeline import Request, ingest_catalogue, plan_ingest
 from catalog_batch.runs import Run, Status
@@ -26,6 +26,7 @@ from catalog_batch.warehouse import Warehouse
 
 pytestmark = pytest.mark.end_to_end
 LOOSE = IngestSettings(stored_side=32, max_rejected_share=1, max_delisted_share=1)
+TODAY = date(2026, 1, 31)
 COLUMNS = ["product_id", "image_uri", "category", "title"]
 
 
@@ -41,7 +42,7 @@ class Shop:
         with manifest.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         images = str(self.folder / "images")
-        return Request(str(manifest), images, date(2026, 1, night), **options)
+        return Request(str(manifest), images, TODAY, night=date(2026, 1, night), **options)
 
     def ingest(self, request: Request, settings: IngestSettings = LOOSE) -> Outcomes:
         self.run = self.make_run("ingest")
@@ -91,7 +92,7 @@ def test_a_full_manifest_delists_what_it_does_not_name_and_a_later_one_lists_it_
 ) -> None:
     shop.ingest(shop.request([A, B], night=1))
     outcomes = shop.ingest(shop.request([A], night=2, is_full=True))
-    assert outcomes.delisted == 1
+    assert (outcomes.delisting.products, outcomes.delisting.images) == (1, 1)
     assert shop.listed(tables.PRODUCTS, "product_id") == [("p1",)]
     assert shop.listed(tables.PRODUCT_IMAGES, "source_uri") == [("a.jpg",)]
     assert shop.rows(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
@@ -103,6 +104,7 @@ def test_a_full_manifest_delists_what_it_does_not_name_and_a_later_one_lists_it_
 def test_a_late_manifest_adds_and_changes_nothing_that_is_known(shop: Shop) -> None:
     shop.ingest(shop.request([A, B], night=5, is_full=True))
     old = ["p2", "b.jpg", "Fruit/Quince", "Old title"]
+    (shop.folder / "images" / "b.jpg").write_bytes(b"<html>")
     shop.ingest(shop.request([old, C], night=4, is_full=True))
     # What the newer night did not name is known, and not listed.
     assert shop.listed(tables.PRODUCTS, "product_id") == [("p1",), ("p2",)]
@@ -129,11 +131,11 @@ def test_a_gate_blocks_publishing_and_keeps_what_was_found(shop: Shop) -> None:
         shop.ingest(shop.request([A, B, C], night=2), strict)
     assert shop.versions() == before
     kept = str(refusal.value).split("parquet.`")[1].split("`")[0]
-    reasons = shop.warehouse.spark.read.parquet(kept).select("reason").collect()
+    reasons = shop.warehouse.spark.read.parquet(kept).where("reason IS NOT NULL").collect()
     assert [row["reason"] for row in reasons] == ["not_an_image"] * 2
     # The next run of the job leaves it alone, and can go on.
     shop.ingest(shop.request([A], night=2), strict)
-    assert shop.warehouse.spark.read.parquet(kept).count() == 2
+    assert shop.warehouse.spark.read.parquet(kept).count() == 3
 
 
 def test_a_dry_run_counts_and_changes_nothing(shop: Shop) -> None:
@@ -175,7 +177,7 @@ def test_a_known_column_that_is_gone_is_refused_unless_it_is_meant(shop: Shop) -
     shop.ingest(shop.request([A], night=1))
     manifest = shop.folder / "renamed.csv"
     manifest.write_text("product_id,image_uri,category,titel\np1,a.jpg,Fruit/Apple,Apple\n")
-    request = Request(str(manifest), str(shop.folder / "images"), date(2026, 1, 2))
+    request = Request(str(manifest), str(shop.folder / "images"), TODAY)
     with pytest.raises(ManifestError, match="titel"):
         shop.ingest(request)
     accepted = Request(*list(vars(request).values())[:3], accept_columns=True)
@@ -190,9 +192,10 @@ def test_images_inside_a_parquet_manifest_are_ingested_once(
         {"product_id": f"p{n}", "image_uri": f"inline-{n}", "content": make_jpeg(n)}
         for n in range(20)
     ] + [{"product_id": "p20", "image_uri": "inline-20", "content": None}]
-    manifest = shop.folder / "inline.parquet"
+    manifest = shop.folder / "a%20b" / "inline #1.parquet"
+    manifest.parent.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), manifest, row_group_size=6)
-    request = Request(str(manifest), str(shop.folder / "images"), date(2026, 1, 1))
+    request = Request(str(manifest), str(shop.folder / "images"), TODAY)
     first = shop.ingest(request)
     assert (first.ingested, first.rejected) == (20, {"empty": 1})
     before = shop.versions()
@@ -227,6 +230,19 @@ def test_near_duplicates_share_a_group_and_the_run_tells_its_figures(
     assert len({group for group, _ in groups}) == 2
 
 
-def test_a_location_is_recorded_without_its_secrets() -> None:
-    assert without_secrets("s3://KEY:SECRET@bucket/m.csv?token=x") == "s3://bucket/m.csv"
-    assert without_secrets("/data/m.csv") == "/data/m.csv"
+def test_secrets_in_a_location_stay_out_of_errors(shop: Shop) -> None:
+    request = Request("nowhere://AKIA:CANARY@bucket/m.csv", str(shop.folder / "images"), TODAY)
+    with pytest.raises(ManifestError) as refusal:
+        shop.ingest(request)
+    assert "CANARY" not in str(refusal.value)
+
+
+def test_a_night_in_the_future_is_refused_and_an_unnamed_one_is_never_late(
+    shop: Shop, spark: SparkSession
+) -> None:
+    past = spark.createDataFrame([(date(2026, 2, 1),)], "night date")
+    assert choose_night(past, None, TODAY) == date(2026, 2, 1)
+    assert choose_night(past.limit(0), None, TODAY) == TODAY
+    assert choose_night(past, date(2026, 1, 3), TODAY) == date(2026, 1, 3)
+    with pytest.raises(ManifestError, match="lies in the future"):
+        choose_night(past, date(2062, 1, 1), TODAY)

@@ -66,7 +66,7 @@ class Shop:
         with manifest.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
         options = {"night": NIGHT} | options
-        return Request(str(manifest), str(self.folder / "images"), **options)
+        return Request(str(manifest), str(self.folder / "images"), NIGHT, **options)
 
     def ingest(
         self,

@@ -180,7 +180,7 @@ def test_rows_of_one_shard_are_dealt_to_one_task_in_order(spark: SparkSession) -
     members = [(f"p{n}", f"s.tar/{n}", "/s.tar", f"{n:02}", None, None) for n in range(40)]
     files = [(f"q{n}", f"{n}", f"/{n}", None, None, None) for n in range(40)]
     dealt = spark.createDataFrame([*reversed(members), *files], ddl).transform(
-        transforms.deal_out, 4
+        transforms.deal_out, 4, 100
     )
     parts = dealt.rdd.glom().collect()
     holding = [[row["member"] for row in part if row["member"]] for part in parts]

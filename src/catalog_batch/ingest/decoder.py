@@ -51,9 +51,19 @@ def start_decoder(policy: SourcePolicy) -> Callable[[Sequence[Task]], Iterator[d
         in_flight = 1 if tasks[0].file is None else policy.reads_in_flight
         ahead = read_ahead(tasks, announced_bytes, read, in_flight, policy.read_ahead_bytes)
         for task, content in ahead:
-            yield decode_task(task, content, policy)
+            yield _decoded(task, content, policy)
 
     return process
+
+
+def _decoded(task: Task, content: bytes | Rejection, policy: SourcePolicy) -> dict[str, Any]:
+    try:
+        return decode_task(task, content, policy)
+    except MemoryError:
+        raise  # The child's limit: its parent tries the image alone in a fresh one.
+    except Exception as error:
+        # Decoders hold asserts that no list of ours foresees; one image must not cost the night.
+        return rejection(Reason.UNDECODABLE, f"the decoder raised {type(error).__name__}")
 
 
 def decode_task(task: Task, content: bytes | Rejection, policy: SourcePolicy) -> dict[str, Any]:

@@ -112,10 +112,16 @@ def _outcome(row: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         "source_uri": row["source_uri"],
         "source_bytes": row["source_bytes"],
         "source_modified_at": row["source_modified_at"],
-        "attempts": (row["known_attempts"] or 0) + 1 if is_rejected else None,
+        "attempts": _attempts(row) if is_rejected else None,
         "content": None,
     }
     return known | found
+
+
+def _attempts(row: dict[str, Any]) -> int:
+    known: int = row["known_attempts"] or 0
+    # Inline bytes are read to be known at all: reading the same ones again is no new attempt.
+    return max(known, 1) if row["content_file"] else known + 1
 
 
 def _task(row: dict[str, Any]) -> Task:

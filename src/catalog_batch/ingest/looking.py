@@ -93,8 +93,10 @@ def look_at(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> dict[
     plan = {name: row[name] for name in _CARRIED}
     if row["defect"]:
         return plan | _rejected(Rejection(Reason.BAD_ROW, row["defect"]), row, None)
-    if row["known_image_id"] and row["known_image_id"] == _lower(row["sha256"]):
-        # The manifest itself says that these are the bytes that are stored.
+    if row["known_image_id"] and (
+        policy.only_new or row["known_image_id"] == _lower(row["sha256"])
+    ):
+        # The manifest itself says that these are the bytes that are stored, or is older than them.
         return plan | _unchanged(row)
     if row["content_file"]:
         return plan | {"outcome": TO_DO}

@@ -109,7 +109,8 @@ def locate(uri: str) -> tuple[Any, str]:
     try:
         files, path = fs.FileSystem.from_uri(uri.replace("s3a://", "s3://", 1))
     except (OSError, ValueError) as error:
-        raise ManifestError(f"No file system serves {uri!r}: {error}") from error
+        # The file system's own words may hold the location again, credentials and all.
+        raise ManifestError(f"No file system serves {uri!r}: {type(error).__name__}") from None
     return files, path
 
 

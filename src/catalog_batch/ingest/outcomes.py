@@ -12,6 +12,23 @@ from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
 
 
 @dataclass(frozen=True)
+class Delisting:
+    """What a full manifest no longer names, beside what is listed before it."""
+
+    products: int = 0
+    images: int = 0
+    listed_products: int = 0
+    listed_images: int = 0
+
+    @property
+    def share(self) -> float:
+        """The larger share of the two that would go."""
+        return max(
+            self.products / max(1, self.listed_products), self.images / max(1, self.listed_images)
+        )
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """Rows of the manifest by outcome."""
 
@@ -20,8 +37,8 @@ class Outcomes:
     unchanged: int
     rejected: dict[str, int]
     repeated: int
-    delisted: int = 0
-    """Products that a full manifest no longer names; they are no rows of it."""
+    delisting: Delisting = Delisting()
+    """What a full manifest no longer names: no rows of it."""
 
     measures: dict[str, float] = field(default_factory=dict, compare=False)
     """Bytes read and stored, images decoded, milliseconds of decoding at the median and 95 %."""
@@ -96,27 +113,19 @@ def reconcile(outcomes: Outcomes, rows_in: int) -> None:
         )
 
 
-def gate_problem(
-    outcomes: Outcomes, rows_in: int, listed: int, settings: IngestSettings
-) -> str | None:
-    """Say why these outcomes must not be published, or None.
-
-    Args:
-        outcomes: Of the whole manifest.
-        rows_in: Rows of the manifest.
-        listed: Products that are listed before this run.
-        settings: The shares that are allowed.
-    """
+def gate_problem(outcomes: Outcomes, rows_in: int, settings: IngestSettings) -> str | None:
+    """Say why these outcomes must not be published, or None."""
     rejected = outcomes.counts["rejected"]
     if rejected > settings.max_rejected_share * rows_in:
         return (
             f"{rejected:,} of {rows_in:,} rows are rejected ({rejected / rows_in:.0%}), more than "
             f"ingest.max_rejected_share = {settings.max_rejected_share:g} allows"
         )
-    if outcomes.delisted > settings.max_delisted_share * listed:
+    gone = outcomes.delisting
+    if gone.share > settings.max_delisted_share:
         return (
-            f"The full manifest would delist {outcomes.delisted:,} of {listed:,} products "
-            f"({outcomes.delisted / listed:.0%}), more than ingest.max_delisted_share = "
-            f"{settings.max_delisted_share:g} allows: was it cut short?"
+            f"The full manifest would delist {gone.products:,} of {gone.listed_products:,} "
+            f"products and {gone.images:,} of {gone.listed_images:,} images, more than "
+            f"ingest.max_delisted_share = {settings.max_delisted_share:g} allows: was it cut short?"
         )
     return None

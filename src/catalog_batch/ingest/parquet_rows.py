@@ -120,11 +120,14 @@ class _Cursor:
 
 def _opened(file_url: str, store: str) -> Any:
     """Open a file by its URL, with the store's endpoint and credentials if it is of its kind."""
-    url, known = urlsplit(file_url), urlsplit(store)
-    path = unquote(url.path)
-    if url.scheme in ("", "file"):
-        return fs.LocalFileSystem().open_input_file(path)
-    scheme, host, query = url.scheme, url.netloc, url.query
+    scheme, separator, rest = file_url.partition("://")
+    if not separator:
+        return fs.LocalFileSystem().open_input_file(file_url)
+    if scheme == "file":
+        return fs.LocalFileSystem().open_input_file(unquote(rest))
+    known = urlsplit(store)
+    host, slash, name = rest.partition("/")
+    path, query = slash + name, ""
     if scheme in ("s3", "s3a", "s3n"):
         scheme = "s3"
         path = f"{host.rpartition('@')[2]}{path}"

@@ -19,7 +19,7 @@ from catalog_batch.ingest import publication, transforms
 from catalog_batch.ingest.decoding import OUTCOME_DDL, with_outcomes
 from catalog_batch.ingest.looking import with_look
 from catalog_batch.ingest.manifests import Manifest, check_splits, open_manifest
-from catalog_batch.ingest.nights import Night, check_columns, place_night
+from catalog_batch.ingest.nights import Night, check_columns, choose_night, place_night
 from catalog_batch.ingest.outcomes import (
     Outcomes,
     count_outcomes,
@@ -29,7 +29,7 @@ from catalog_batch.ingest.outcomes import (
     reconcile,
 )
 from catalog_batch.ingest.policy import SourcePolicy
-from catalog_batch.ingest.sources import ImageRoot
+from catalog_batch.ingest.sources import ImageRoot, shown_uri
 from catalog_batch.runs import Run, Status
 from catalog_batch.spark import spark_progress
 from catalog_batch.warehouse import Warehouse
@@ -49,8 +49,11 @@ class Request:
     images: str
     """Folder or URI that every ``image_uri`` lies under."""
 
-    night: date
-    """The night that the manifest describes; it orders manifests."""
+    today: date
+    """The day of the run."""
+
+    night: date | None = None
+    """The night that the manifest describes, today unless given; it orders manifests."""
 
     is_full: bool = False
     """Whether products that the manifest does not name are to be delisted."""
@@ -79,8 +82,12 @@ def plan_ingest(
     """Count what an ingest would do, without reading an image or changing a table."""
     with warehouse.staging(run_id):
         intake = _intake(warehouse, request, run_id)
-        plan = _planned(warehouse, intake.rows, _policy(request, settings))
-        return count_plan(plan, intake.repeated)
+        plan = _planned(warehouse, intake, _policy(request, intake.night, settings))
+        counts = count_plan(plan, intake.repeated)
+        gone = publication.measure_delisting(warehouse, intake.rows, intake.night)
+    if not intake.night.delists:
+        return counts
+    return counts | {"delisted_products": gone.products, "delisted_images": gone.images}
 
 
 def ingest_catalogue(
@@ -110,11 +117,11 @@ def ingest_catalogue(
             transforms.select_new_images(found, warehouse.read(tables.IMAGES)), f"{run.run_id}/new"
         )
         counted = count_outcomes(found, new_images, intake.repeated)
-        vanished = publication.count_vanished(warehouse, intake.rows, intake.night)
-        result = replace(counted, measures=measures, delisted=vanished)
-        _report(run, result)
+        gone = publication.measure_delisting(warehouse, intake.rows, intake.night)
+        result = replace(counted, measures=measures, delisting=gone)
+        _report(run, result, intake.night)
         reconcile(result, intake.rows_in)
-        _pass_gate(warehouse, result, settings, run)
+        _pass_gate(warehouse, result, found, settings, run)
         changed = publication.publish_images(
             warehouse, found, intake.rows, new_images, intake.night, run
         )
@@ -126,6 +133,7 @@ def ingest_catalogue(
         publication.record_manifest(
             warehouse, intake.manifest.columns, intake.rows_in, intake.night, run
         )
+    run.rows_out = result.ingested + result.duplicate
     run.finish(Status.PUBLISHED if changed else Status.NOTHING_TO_DO)
     return result
 
@@ -134,11 +142,12 @@ def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Intake:
     """Open a manifest and check it as a whole."""
     ImageRoot(request.images).require_folder()
     staging = f"{warehouse.root}/_staging/{run_id}/manifest"
-    manifest = open_manifest(warehouse.spark, request.manifest, staging)
     past = warehouse.read_or_empty(tables.MANIFESTS)
+    named = choose_night(past, request.night, request.today)
+    manifest = _opened(warehouse, request.manifest, staging)
     if not request.accept_columns:
-        check_columns(past, manifest.columns)
-    night = place_night(past, request.night, request.manifest, is_full=request.is_full)
+        check_columns(past, named, manifest.columns)
+    night = place_night(past, named, request.manifest, is_full=request.is_full)
     distinct = manifest.frame.transform(transforms.prepare_manifest).transform(
         transforms.drop_repeated_rows
     )
@@ -148,11 +157,39 @@ def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Intake:
     rows_in, rows_distinct = manifest.frame.count(), rows.count()
     if rows_in == 0:
         raise ManifestError(f"Manifest {request.manifest!r} has a header and no rows.")
+    garbled = rows.where("is_garbled").count()
+    night = replace(night, garbled_rows=garbled)
+    _warn(night)
     return Intake(manifest, rows, rows_in, rows_in - rows_distinct, night)
 
 
-def _planned(warehouse: Warehouse, rows: DataFrame, policy: SourcePolicy) -> DataFrame:
-    return rows.transform(
+def _opened(warehouse: Warehouse, uri: str, staging: str) -> Manifest:
+    """Open a manifest; what is secret in its location stays out of the error."""
+    try:
+        return open_manifest(warehouse.spark, uri, staging)
+    except ManifestError as error:
+        shown, text = shown_uri(uri), str(error)
+        if shown == uri:
+            raise
+        for form in (uri, uri.replace("s3a://", "s3://", 1)):
+            text = text.replace(form, shown)
+        raise ManifestError(text) from None
+
+
+def _warn(night: Night) -> None:
+    if night.is_late:
+        logger.warning(
+            "night %s is late: the manifest adds, and changes nothing known", night.night
+        )
+    if night.is_full and night.garbled_rows:
+        logger.warning(
+            "%d rows cannot be parsed, so nobody knows what they name: nothing is delisted",
+            night.garbled_rows,
+        )
+
+
+def _planned(warehouse: Warehouse, intake: Intake, policy: SourcePolicy) -> DataFrame:
+    return intake.rows.transform(
         transforms.with_known_state,
         warehouse.read_or_empty(tables.PRODUCT_IMAGES),
         warehouse.read_or_empty(tables.REJECTED_IMAGES),
@@ -163,15 +200,17 @@ def _decode(
     warehouse: Warehouse, intake: Intake, request: Request, settings: IngestSettings, run: Run
 ) -> tuple[dict[str, float], DataFrame]:
     """Look at all files and read what is to do; return figures and one outcome for each row."""
-    policy = _policy(request, settings)
+    policy = _policy(request, intake.night, settings)
     with spark_progress(warehouse.spark, "looking at files", intake.rows_in, "files"):
-        plan = warehouse.stage(_planned(warehouse, intake.rows, policy), f"{run.run_id}/plan")
+        plan = warehouse.stage(_planned(warehouse, intake, policy), f"{run.run_id}/plan")
     counts = count_plan(plan, intake.repeated)
     logger.info("planned %s", counts)
     to_do = plan.transform(transforms.keep_to_do)
     images = f"{warehouse.root}/_staging/{run.run_id}/images"
     decoded = to_do.transform(
-        transforms.deal_out, _tasks(warehouse, to_do, counts["to_do"], settings)
+        transforms.deal_out,
+        _tasks(warehouse, to_do, counts["to_do"], settings),
+        settings.rows_per_task,
     ).transform(with_outcomes, policy, images)
     if not counts["to_do"]:
         decoded = warehouse.spark.createDataFrame([], OUTCOME_DDL)
@@ -200,7 +239,7 @@ def _tasks(warehouse: Warehouse, to_do: DataFrame, rows: int, settings: IngestSe
     return wanted if wanted < cores else -(-wanted // cores) * cores
 
 
-def _policy(request: Request, settings: IngestSettings) -> SourcePolicy:
+def _policy(request: Request, night: Night, settings: IngestSettings) -> SourcePolicy:
     decode = DecodePolicy(
         stored_side=settings.stored_side,
         jpeg_quality=settings.jpeg_quality,
@@ -219,27 +258,32 @@ def _policy(request: Request, settings: IngestSettings) -> SourcePolicy:
         image_cpu_seconds=settings.image_cpu_seconds,
         batch_wall_seconds=settings.batch_wall_seconds,
         decoder_memory_mib=settings.decoder_memory_mib,
+        only_new=night.is_late,
         retried=request.retried,
     )
 
 
-def _report(run: Run, outcomes: Outcomes) -> None:
-    run.rows_out = outcomes.ingested + outcomes.duplicate
-    run.counts = outcomes.counts | ({"delisted": outcomes.delisted} if outcomes.delisted else {})
+def _report(run: Run, outcomes: Outcomes, night: Night) -> None:
+    run.counts, run.measures = outcomes.counts, outcomes.measures
     run.rejected = dict(sorted(outcomes.rejected.items()))
-    run.measures = outcomes.measures
+    run.details["night"] = f"{night.night}"
+    if night.is_late:
+        run.details["is_late"] = True
+    if night.delists:
+        gone = outcomes.delisting
+        run.counts |= {"delisted_products": gone.products, "delisted_images": gone.images}
 
 
 def _pass_gate(
-    warehouse: Warehouse, outcomes: Outcomes, settings: IngestSettings, run: Run
+    warehouse: Warehouse, outcomes: Outcomes, found: DataFrame, settings: IngestSettings, run: Run
 ) -> None:
-    listed = warehouse.read(tables.PRODUCTS).where("delisted_at IS NULL").count()
-    problem = gate_problem(outcomes, run.rows_in or 0, listed, settings)
+    problem = gate_problem(outcomes, run.rows_in or 0, settings)
     if problem is None:
         return
-    kept = warehouse.keep_staged(f"{run.run_id}/decoded", f"refused-{run.run_id}")
+    warehouse.stage(found, f"{run.run_id}/outcomes")
+    kept = warehouse.keep_staged(f"{run.run_id}/outcomes", f"refused-{run.run_id}")
     raise GateRefusedError(
         f"{problem}. Nothing was published. What was found is kept: catalog-batch sql "
-        f'"SELECT reason, count(*) FROM parquet.`{kept}` GROUP BY 1". Mend the source, or raise '
-        "the share with --set if this is meant."
+        f"'SELECT outcome, reason, count(*) FROM parquet.`{kept}` GROUP BY 1, 2'. Mend the source, "
+        "or raise the share with --set if this is meant."
     )

@@ -23,5 +23,8 @@ class SourcePolicy:
     image_cpu_seconds: int = 5
     batch_wall_seconds: float = 120
     decoder_memory_mib: int = 1024
+    only_new: bool = False
+    """Whether known images are left as they are: a late manifest may be older than they are."""
+
     retried: frozenset[str] = frozenset()
     """Reasons of rejection that are tried again though the file did not change."""

@@ -12,9 +12,9 @@ from catalog_batch import tables
 from catalog_batch.ingest import transforms
 from catalog_batch.ingest.duplicates import select_duplicate_groups
 from catalog_batch.ingest.nights import Night
+from catalog_batch.ingest.outcomes import Delisting
 from catalog_batch.ingest.staged_images import STAGED_DDL
 from catalog_batch.runs import Run
-from catalog_batch.tables import Table
 from catalog_batch.warehouse import Warehouse
 
 _LISTED = (
@@ -45,7 +45,8 @@ def publish_images(
     changed += warehouse.upsert(links, tables.PRODUCT_IMAGES)
     changed += warehouse.delete(links, tables.REJECTED_IMAGES)
     changed += warehouse.upsert(rejections, tables.REJECTED_IMAGES)
-    return changed + warehouse.delete(rejections, tables.PRODUCT_IMAGES)
+    lasting = rejections.transform(transforms.keep_lasting)
+    return changed + warehouse.delete(lasting, tables.PRODUCT_IMAGES)
 
 
 def _append_new_images(
@@ -59,8 +60,11 @@ def _append_new_images(
     files = [row["staged_file"] for row in named.collect()]
     staged = warehouse.spark.read.schema(STAGED_DDL).parquet(*files)
     redundant = outcomes.transform(transforms.select_redundant, new_images)
-    # The few rows to drop travel to the images, not the images to a shuffle.
-    kept = staged.join(F.broadcast(redundant), transforms.KEY, "left_anti")
+    # The fewer rows travel to the images, not the images to a shuffle.
+    if redundant.count() <= count:
+        kept = staged.join(F.broadcast(redundant), transforms.KEY, "left_anti")
+    else:
+        kept = staged.join(F.broadcast(new_images), ["image_id", *transforms.KEY], "left_semi")
     warehouse.append(
         kept.transform(transforms.with_stamp, "ingested_at", run.started_at, run.run_id),
         tables.IMAGES,
@@ -123,27 +127,27 @@ def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
     return warehouse.insert_new(frame, tables.CATEGORIES)
 
 
-def count_vanished(warehouse: Warehouse, rows: DataFrame, night: Night) -> int:
-    """Count the listed products that a full manifest does not name; a late one delists nothing."""
-    if not night.is_full or night.is_late:
-        return 0
-    return _vanished(warehouse, rows, tables.PRODUCTS, ["product_id"]).count()
+def measure_delisting(warehouse: Warehouse, rows: DataFrame, night: Night) -> Delisting:
+    """Count the listed products and images, and those that this manifest would delist."""
+    vanished, listed = [], []
+    for table, key in _LISTED:
+        stored = warehouse.read_or_empty(table)
+        listed.append(stored.where("delisted_at IS NULL").count() if night.delists else 0)
+        gone = stored.transform(transforms.select_vanished, rows, key)
+        vanished.append(gone.count() if night.delists else 0)
+    return Delisting(*vanished, *listed)
 
 
 def delist_vanished(warehouse: Warehouse, rows: DataFrame, night: Night, run: Run) -> int:
     """Mark what a full manifest does not name; nothing is deleted."""
-    if not night.is_full or night.is_late:
+    if not night.delists:
         return 0
     changed = 0
     for table, key in _LISTED:
-        vanished = _vanished(warehouse, rows, table, key)
+        vanished = warehouse.read(table).transform(transforms.select_vanished, rows, key)
         marked = vanished.transform(transforms.with_delisting, run.started_at, run.run_id)
         changed += warehouse.upsert(marked, table)
     return changed
-
-
-def _vanished(warehouse: Warehouse, rows: DataFrame, table: Table, key: list[str]) -> DataFrame:
-    return warehouse.read(table).transform(transforms.select_vanished, rows, key)
 
 
 def _listing_of_newcomers(night: Night, run: Run) -> Column:
@@ -158,7 +162,7 @@ def record_manifest(
     row = (
         night.night,
         night.uri,
-        night.is_full,
+        night.is_full or night.was_full,
         rows_in,
         dict(columns),
         run.started_at,

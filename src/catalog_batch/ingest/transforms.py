@@ -7,10 +7,18 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from catalog_batch import taxonomy
+from catalog_batch.imaging import Reason
 from catalog_batch.ingest.manifests import with_given_split
 from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
 
 KEY = ["product_id", "source_uri"]
+PASSING_REASONS = (
+    Reason.UNREADABLE,
+    Reason.TIMED_OUT,
+    Reason.OUT_OF_MEMORY,
+    Reason.CRASHED,
+    Reason.CHANGED_WHILE_READING,
+)
 DEFECT_NO_PRODUCT = "the row has no product_id"
 DEFECT_NO_IMAGE = "the row has no image_uri"
 
@@ -136,13 +144,15 @@ def keep_to_do(plan: DataFrame) -> DataFrame:
     return plan.where(F.col("outcome") == TO_DO)
 
 
-def deal_out(rows: DataFrame, tasks: int) -> DataFrame:
-    """Deal rows out to tasks; those of one tar shard or Parquet manifest stay together, in order.
+def deal_out(rows: DataFrame, tasks: int, rows_per_task: int) -> DataFrame:
+    """Deal rows out to tasks; those of a tar shard or a run of inline rows stay together, in order.
 
     Only narrow rows are dealt out: the bytes are read where they are decoded.
     """
     in_shard = F.when(F.col("member").isNotNull(), F.col("path"))
-    container = F.coalesce("content_file", in_shard, F.concat_ws("|", *KEY))
+    piece = F.floor(F.col("content_row") / rows_per_task)
+    inline = F.when(F.col("content_file").isNotNull(), F.concat_ws("|", "content_file", piece))
+    container = F.coalesce(inline, in_shard, F.concat_ws("|", *KEY))
     return rows.repartition(tasks, container).sortWithinPartitions(
         "content_file", "content_row", "path", "member"
     )
@@ -233,6 +243,15 @@ def select_rejections(
         .withColumn("first_seen_at", F.lit(now))
         .transform(with_stamp, "last_seen_at", now, run_id)
     )
+
+
+def keep_lasting(rejections: DataFrame) -> DataFrame:
+    """Keep the rejections that speak against the image itself.
+
+    What storage, time or memory was to blame for may be right again: the product goes on showing
+    the image that it had, and the next run tries again.
+    """
+    return rejections.where(~F.col("reason").isin(*map(str, PASSING_REASONS)))
 
 
 def select_products(rows: DataFrame, now: datetime, run_id: str) -> DataFrame:
