@@ -45,6 +45,7 @@ def test_a_published_run_is_logged_with_what_it_counted(logged: Warehouse, clock
         run.rows_in, run.rows_out = 5, 3
         run.counts, run.rejected = {"stored": 3, "rejected": 2}, {"empty": 2}
         run.table_versions, run.images_per_second = {"images": 7}, 12.5
+        run.measures = {"decode_ms_p50": 2.5}
         run.details = {"accuracy": 0.9}
         run.finish(Status.PUBLISHED)
     row = row_of(logged, run)
@@ -62,6 +63,7 @@ def test_a_published_run_is_logged_with_what_it_counted(logged: Warehouse, clock
         "table_versions": {"images": 7},
         "config_hash": run.config_hash,
         "error": None,
+        "measures": {"decode_ms_p50": 2.5},
     }
 
 

@@ -92,7 +92,10 @@ class Shop:
         self.add(rows, tables.PRODUCT_IMAGES)
 
     def add(self, rows: list[tuple[Any, ...]], table: tables.Table) -> None:
-        frame = self.warehouse.spark.createDataFrame(rows, table.schema)
+        # The columns at the end of a table are those that may be null.
+        width = len(table.columns)
+        padded = [(*row, *[None] * (width - len(row))) for row in rows]
+        frame = self.warehouse.spark.createDataFrame(padded, table.schema)
         self.warehouse.append(frame, table)
 
 

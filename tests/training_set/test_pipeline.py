@@ -60,7 +60,10 @@ class Shop:
 
     def fill(self, table: Table, columns: str, rows: list[tuple[Any, ...]]) -> None:
         frame = self.warehouse.spark.createDataFrame(rows, columns)
-        self.warehouse.overwrite(frame.selectExpr("*", f"'{NOW}' AS {_time(table)}"), table)
+        stamped = frame.selectExpr("*", f"'{NOW}' AS {_time(table)}")
+        # The columns that nothing here is about are null.
+        unsaid = [f"NULL AS {name}" for name in table.columns if name not in stamped.columns]
+        self.warehouse.overwrite(stamped.selectExpr("*", *unsaid), table)
 
     def label(self, categories: dict[str, str]) -> None:
         rows = [(product, "seller", category, "r") for product, category in categories.items()]
