@@ -221,8 +221,10 @@ def test_images_in_a_tar_shard_are_ingested_and_then_unchanged(shop: Shop) -> No
 def test_near_duplicates_share_a_group_and_the_run_tells_its_figures(
     shop: Shop, make_jpeg: Callable[..., bytes]
 ) -> None:
-    (shop.folder / "images" / "b.jpg").write_bytes(make_jpeg(0, quality=60))
-    measures = shop.ingest(shop.request([A, B], night=1)).measures
+    for name, quality in (("a", 85), ("b", 60)):
+        photo = make_jpeg(0, width=480, height=400, quality=quality)
+        (shop.folder / "images" / f"{name}.jpg").write_bytes(photo)
+    measures = shop.ingest(shop.request([A, B], night=1), IngestSettings()).measures
     sizes = [(shop.folder / "images" / f"{name}.jpg").stat().st_size for name in "ab"]
     assert (measures["bytes_read"], measures["images_decoded"]) == (sum(sizes), 2)
     assert 0 < measures["decode_ms_p50"] <= measures["decode_ms_p95"]
