@@ -221,7 +221,7 @@ def test_images_in_a_tar_shard_are_ingested_and_then_unchanged(shop: Shop) -> No
 def test_near_duplicates_share_a_group_and_the_run_tells_its_figures(
     shop: Shop, make_jpeg: Callable[..., bytes]
 ) -> None:
-    for name, quality in (("a", 85), ("b", 60)):
+    for name, quality in (("a", 85), ("b", 75)):
         photo = make_jpeg(0, width=480, height=400, quality=quality)
         (shop.folder / "images" / f"{name}.jpg").write_bytes(photo)
     measures = shop.ingest(shop.request([A, B], night=1), IngestSettings()).measures
