@@ -8,6 +8,7 @@ the two runs differ in is the steady state, and what is left of the time is star
 comes first and is dropped. A ratio is taken within a round; the median of the rounds counts.
 """
 
+import math
 import shutil
 import statistics
 import tempfile
@@ -51,7 +52,9 @@ class Round:
     def images_per_second(self) -> float:
         """The steady state: what the second run did more, by the time it took longer."""
         images = self.whole_images - self.part_images
-        return images / max(self.whole.seconds - self.part.seconds, 1e-9)
+        seconds = self.whole.seconds - self.part.seconds
+        # Start-up may vary by more than few images take: then there is no figure, and no goal is met.
+        return images / seconds if seconds > 0 else math.nan
 
     @property
     def cpu_ms_per_image(self) -> float:
