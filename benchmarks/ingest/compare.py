@@ -53,7 +53,7 @@ class Round:
         """The steady state: what the second run did more, by the time it took longer."""
         images = self.whole_images - self.part_images
         seconds = self.whole.seconds - self.part.seconds
-        # Start-up may vary by more than few images take: then there is no figure, and no goal is met.
+        # Start-up may vary by more than the images take: then there is no figure.
         return images / seconds if seconds > 0 else math.nan
 
     @property
