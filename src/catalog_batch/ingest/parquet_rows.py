@@ -42,7 +42,8 @@ class ParquetRows:
         """Read the image of one row.
 
         Args:
-            file_url: The Parquet file, percent-encoded, as Spark's ``_metadata.file_path`` has it.
+            file_url: The Parquet file: a path or ``scheme://host/path`` without escapes, as a
+                manifest's ``content_file`` has it, or a ``file://`` URL with them.
             row: Its row, from 0, as ``_metadata.row_index`` has it.
             max_bytes: What an image may have.
         """
