@@ -31,30 +31,14 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from catalog_batch.imaging import DecodePolicy, StoredImage, decode_image
 from catalog_batch.ingest.quality import measure
+from catalog_batch.ingest.staged_images import STAGED_SCHEMA
 
 PROCESSES = 2
 ROW_GROUP = 500
 # The columns of schemas/tables/images.sql.
 SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("content", pa.binary()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("source_format", pa.string()),
-        ("source_width", pa.int32()),
-        ("source_height", pa.int32()),
-        ("source_bytes", pa.int64()),
-        ("is_animated", pa.bool_()),
-        ("ingested_at", pa.timestamp("us", "UTC")),
-        ("run_id", pa.string()),
-        ("perceptual_hash", pa.int64()),
-        ("brightness", pa.float64()),
-        ("contrast", pa.float64()),
-        ("sharpness", pa.float64()),
-        ("entropy", pa.float64()),
-        ("background_share", pa.float64()),
-    ]
+    [field for field in STAGED_SCHEMA if field.name not in ("product_id", "source_uri")]
+    + [pa.field("ingested_at", pa.timestamp("us", "UTC")), pa.field("run_id", pa.string())]
 )
 
 

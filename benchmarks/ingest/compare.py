@@ -35,7 +35,8 @@ class Size:
     rounds: int
 
 
-FULL = (Size(BIG, 200, 3000, 3), Size(SMALL, 400, 5000, 3))
+# The part is large enough that all of a lane is warm before what is counted.
+FULL = (Size(BIG, 500, 3000, 3), Size(SMALL, 1000, 5000, 3))
 QUICK = (Size(BIG, 100, 600, 1), Size(SMALL, 200, 2000, 1))
 
 

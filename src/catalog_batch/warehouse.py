@@ -6,7 +6,7 @@ Rows that come from processes without a JVM are written by ``ledger.py``.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -16,7 +16,7 @@ from pyspark.sql.types import MapType, StructField
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
-from catalog_batch.spark import build_session
+from catalog_batch.spark import build_session, run_together
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -68,11 +68,7 @@ class Warehouse:
         Raises:
             SchemaMismatchError: When a stored column has another type than its DDL says.
         """
-        for table in tables:
-            if self.exists(table):
-                self._evolve(table)
-            else:
-                self.spark.sql(_creation(table, self.path(table)))
+        run_together(self.spark, *[partial(self._create, table) for table in tables])
 
     def read(self, table: Table, version: int | None = None) -> DataFrame:
         """Read a table, as of ``version`` if one is given.
@@ -252,6 +248,12 @@ class Warehouse:
                 self.spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW {view} AS {query}")
                 names.append(view)
         return names
+
+    def _create(self, table: Table) -> None:
+        if self.exists(table):
+            self._evolve(table)
+        else:
+            self.spark.sql(_creation(table, self.path(table)))
 
     def _require(self, table: Table) -> None:
         if not self.exists(table):

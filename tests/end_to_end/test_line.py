@@ -109,6 +109,22 @@ def test_a_second_night_changes_nothing(line: Line) -> None:
     assert set(versions.values()) == {1}, versions  # 0 is the empty table
 
 
+def test_a_dry_run_tells_which_rejected_images_would_be_tried_again(line: Line) -> None:
+    ingest = ("ingest", str(line.manifest), "--images", str(line.images), "--dry-run")
+    planned = line.run(*ingest, "--retry-rejected")
+    assert planned.exit_code == 0, planned.errors
+    rejected = line.job("ingest").status["counts"]["rejected"]
+    counts = planned.status["counts"]
+    # A file that is missing, empty or too large is known for it without being opened.
+    by_look = {"missing", "empty", "too_large"}
+    opened = [row for row in truth(line) if row["expected_outcome"] not in {"accepted", *by_look}]
+    assert counts["to_do"] == len(opened) > 0
+    assert counts["to_do"] + counts["rejected"] == rejected
+    assert line.run(*ingest, "--retry-rejected", "truncated").status["counts"]["to_do"] == sum(
+        row["expected_outcome"] == "truncated" for row in opened
+    )
+
+
 def test_every_run_is_in_the_run_log(line: Line) -> None:
     logged = rows_of(line, "run_log", "run_id", "status")
     verbs = ("ingest", "build-training-set", "train", "score")

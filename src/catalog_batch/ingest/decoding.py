@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from catalog_batch.imaging import Reason
 from catalog_batch.ingest.decoder import Task, rejection, start_decoder
@@ -32,12 +33,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("staged_file", pa.string()),
     ]
 )
-OUTCOME_DDL = (
-    "product_id string, source_uri string, outcome string, attempts int, reason string, "
-    "detail string, source_bytes bigint, source_modified_at timestamp, image_id string, "
-    "stored_bytes bigint, decode_ms double, staged_file string"
-)
-
+OUTCOME_TYPE = from_arrow_schema(OUTCOME_SCHEMA)
 
 _T = TypeVar("_T")
 
@@ -46,15 +42,15 @@ def with_outcomes(rows: DataFrame, policy: SourcePolicy, staging: str) -> DataFr
     """Read and decode every row of a plan that is to do; one narrow row out for each row in.
 
     Args:
-        rows: Rows of ``looking.PLAN_DDL`` with the outcome ``to_do``.
+        rows: Rows of ``looking.PLAN_SCHEMA`` with the outcome ``to_do``.
         policy: Where images are read and what is accepted.
         staging: Folder or URI; the stored images of a task become one Parquet file there.
 
     Returns:
-        Frame with the columns of ``OUTCOME_DDL``; ``staged_file`` names the file that holds the
+        Frame with the columns of ``OUTCOME_SCHEMA``; ``staged_file`` names the file that holds the
         image of an ingested row.
     """
-    return rows.mapInArrow(partial(process_batches, policy, staging), OUTCOME_DDL)
+    return rows.mapInArrow(partial(process_batches, policy, staging), OUTCOME_TYPE)
 
 
 def process_batches(

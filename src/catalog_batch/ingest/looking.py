@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from catalog_batch.imaging import Reason, Rejection
 from catalog_batch.ingest.policy import REJECTED, TO_DO, UNCHANGED, SourcePolicy
@@ -48,12 +49,6 @@ PLAN_SCHEMA = pa.schema(
         ("content_row", pa.int64()),
     ]
 )
-PLAN_DDL = (
-    "product_id string, source_uri string, outcome string, attempts int, reason string, "
-    "detail string, source_bytes bigint, source_modified_at timestamp, image_id string, "
-    "sha256 string, known_image_id string, known_attempts int, path string, member string, "
-    "content_file string, content_row bigint"
-)
 _ROWS_PER_BATCH = 1000
 
 
@@ -65,10 +60,12 @@ def with_look(rows: DataFrame, policy: SourcePolicy) -> DataFrame:
         policy: Where images lie and how large they may be.
 
     Returns:
-        Frame with the columns of ``PLAN_DDL``. ``outcome`` is ``unchanged``, ``rejected`` or
+        Frame with the columns of ``PLAN_SCHEMA``. ``outcome`` is ``unchanged``, ``rejected`` or
         ``to_do``; ``attempts`` is null where an earlier rejection is merely remembered.
     """
-    return rows.select(*INPUT_COLUMNS).mapInArrow(partial(look_at_batches, policy), PLAN_DDL)
+    return rows.select(*INPUT_COLUMNS).mapInArrow(
+        partial(look_at_batches, policy), from_arrow_schema(PLAN_SCHEMA)
+    )
 
 
 def look_at_batches(
@@ -89,7 +86,7 @@ def look_at_batches(
 
 
 def look_at(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> dict[str, Any]:
-    """Return the plan for one manifest row, as a row of ``PLAN_DDL``."""
+    """Return the plan for one manifest row, as a row of ``PLAN_SCHEMA``."""
     plan = {name: row[name] for name in _CARRIED}
     if row["defect"]:
         return plan | _rejected(Rejection(Reason.BAD_ROW, row["defect"]), row, None)

@@ -16,7 +16,7 @@ from catalog_batch.config import IngestSettings
 from catalog_batch.errors import GateRefusedError, ManifestError
 from catalog_batch.imaging import DecodePolicy
 from catalog_batch.ingest import publication, transforms
-from catalog_batch.ingest.decoding import OUTCOME_DDL, with_outcomes
+from catalog_batch.ingest.decoding import OUTCOME_TYPE, with_outcomes
 from catalog_batch.ingest.looking import with_look
 from catalog_batch.ingest.manifests import Manifest, check_splits, open_manifest
 from catalog_batch.ingest.nights import Night, check_columns, choose_night, place_night
@@ -31,7 +31,7 @@ from catalog_batch.ingest.outcomes import (
 from catalog_batch.ingest.policy import SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot, shown_uri
 from catalog_batch.runs import Run, Status
-from catalog_batch.spark import spark_progress
+from catalog_batch.spark import run_together, spark_progress
 from catalog_batch.warehouse import Warehouse
 
 JOB = "ingest"
@@ -122,20 +122,44 @@ def ingest_catalogue(
         _report(run, result, intake.night)
         reconcile(result, intake.rows_in)
         _pass_gate(warehouse, result, found, settings, run)
-        changed = publication.publish_images(
-            warehouse, found, intake.rows, new_images, intake.night, run
-        )
-        changed += publication.publish_duplicates(warehouse, settings.near_duplicate_distance, run)
-        changed += publication.publish_products(
-            warehouse, intake.rows, intake.manifest.absent, intake.night, run
-        )
-        changed += publication.delist_vanished(warehouse, intake.rows, intake.night, run)
+        changed = _publish(warehouse, intake, found, new_images, settings, run)
         publication.record_manifest(
             warehouse, intake.manifest.columns, intake.rows_in, intake.night, run
         )
     run.rows_out = result.ingested + result.duplicate
     run.finish(Status.PUBLISHED if changed else Status.NOTHING_TO_DO)
     return result
+
+
+def _publish(
+    warehouse: Warehouse,
+    intake: Intake,
+    found: DataFrame,
+    new_images: DataFrame,
+    settings: IngestSettings,
+    run: Run,
+) -> int:
+    """Commit what was found; return rows changed.
+
+    Images are there before a table names one; what does not depend on each other goes side by side.
+    """
+    rows, night, spark = intake.rows, intake.night, warehouse.spark
+
+    def images() -> int:
+        added = publication.append_new_images(warehouse, found, new_images, run)
+        return added + sum(run_together(spark, links, duplicates))
+
+    def links() -> int:
+        return publication.publish_links(warehouse, found, rows, night, run)
+
+    def duplicates() -> int:
+        return publication.publish_duplicates(warehouse, settings.near_duplicate_distance, run)
+
+    def products() -> int:
+        return publication.publish_products(warehouse, rows, intake.manifest.absent, night, run)
+
+    changed = sum(run_together(spark, images, products))
+    return changed + publication.delist_vanished(warehouse, rows, night, run)
 
 
 def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Intake:
@@ -213,7 +237,7 @@ def _decode(
         settings.rows_per_task,
     ).transform(with_outcomes, policy, images)
     if not counts["to_do"]:
-        decoded = warehouse.spark.createDataFrame([], OUTCOME_DDL)
+        decoded = warehouse.spark.createDataFrame([], OUTCOME_TYPE)
     started = time.monotonic()
     with spark_progress(warehouse.spark, "decoding images", counts["to_do"], "images"):
         decoded = warehouse.stage(decoded, f"{run.run_id}/decoded")

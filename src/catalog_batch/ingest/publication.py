@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from catalog_batch import tables
 from catalog_batch.ingest import transforms
 from catalog_batch.ingest.duplicates import select_duplicate_groups
 from catalog_batch.ingest.nights import Night
 from catalog_batch.ingest.outcomes import Delisting
-from catalog_batch.ingest.staged_images import STAGED_DDL
+from catalog_batch.ingest.staged_images import STAGED_SCHEMA
 from catalog_batch.runs import Run
 from catalog_batch.warehouse import Warehouse
 
@@ -23,33 +24,7 @@ _LISTED = (
 )
 
 
-def publish_images(
-    warehouse: Warehouse,
-    outcomes: DataFrame,
-    rows: DataFrame,
-    new_images: DataFrame,
-    night: Night,
-    run: Run,
-) -> int:
-    """Commit images, their products and the rejections; return rows changed."""
-    stamp = (run.started_at, run.run_id)
-    links = outcomes.transform(transforms.select_product_images, rows, *stamp)
-    if night.is_late:
-        links = links.transform(
-            transforms.with_listing_kept,
-            warehouse.read(tables.PRODUCT_IMAGES),
-            _listing_of_newcomers(night, run),
-        )
-    rejections = outcomes.transform(transforms.select_rejections, rows, *stamp)
-    changed = _append_new_images(warehouse, outcomes, new_images, run)
-    changed += warehouse.upsert(links, tables.PRODUCT_IMAGES)
-    changed += warehouse.delete(links, tables.REJECTED_IMAGES)
-    changed += warehouse.upsert(rejections, tables.REJECTED_IMAGES)
-    lasting = rejections.transform(transforms.keep_lasting)
-    return changed + warehouse.delete(lasting, tables.PRODUCT_IMAGES)
-
-
-def _append_new_images(
+def append_new_images(
     warehouse: Warehouse, outcomes: DataFrame, new_images: DataFrame, run: Run
 ) -> int:
     """Append what is staged and new; Spark packs the small staged files into large ones."""
@@ -58,7 +33,8 @@ def _append_new_images(
         return 0
     named = outcomes.select("staged_file").where("staged_file IS NOT NULL").distinct()
     files = [row["staged_file"] for row in named.collect()]
-    staged = warehouse.spark.read.schema(STAGED_DDL).parquet(*files)
+    staged_type = from_arrow_schema(STAGED_SCHEMA)
+    staged = warehouse.spark.read.schema(staged_type).parquet(*files)
     redundant = outcomes.transform(transforms.select_redundant, new_images)
     # The fewer rows travel to the images, not the images to a shuffle.
     if redundant.count() <= count:
@@ -70,6 +46,26 @@ def _append_new_images(
         tables.IMAGES,
     )
     return count
+
+
+def publish_links(
+    warehouse: Warehouse, outcomes: DataFrame, rows: DataFrame, night: Night, run: Run
+) -> int:
+    """Commit which image each product shows, and the rejections; return rows changed."""
+    stamp = (run.started_at, run.run_id)
+    links = outcomes.transform(transforms.select_product_images, rows, *stamp)
+    if night.is_late:
+        links = links.transform(
+            transforms.with_listing_kept,
+            warehouse.read(tables.PRODUCT_IMAGES),
+            _listing_of_newcomers(night, run),
+        )
+    rejections = outcomes.transform(transforms.select_rejections, rows, *stamp)
+    changed = warehouse.upsert(links, tables.PRODUCT_IMAGES)
+    changed += warehouse.delete(links, tables.REJECTED_IMAGES)
+    changed += warehouse.upsert(rejections, tables.REJECTED_IMAGES)
+    lasting = rejections.transform(transforms.keep_lasting)
+    return changed + warehouse.delete(lasting, tables.PRODUCT_IMAGES)
 
 
 def publish_duplicates(warehouse: Warehouse, distance: int, run: Run) -> int:

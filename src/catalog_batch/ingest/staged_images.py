@@ -30,12 +30,6 @@ STAGED_SCHEMA = pa.schema(
         ("background_share", pa.float64()),
     ]
 )
-STAGED_DDL = (
-    "product_id string, source_uri string, image_id string, content binary, width int, "
-    "height int, source_format string, source_width int, source_height int, source_bytes bigint, "
-    "is_animated boolean, perceptual_hash bigint, brightness double, contrast double, "
-    "sharpness double, entropy double, background_share double"
-)
 _ROW_GROUP_BYTES = 8_000_000
 
 
