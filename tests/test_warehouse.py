@@ -195,6 +195,14 @@ def test_an_upsert_inserts_changes_and_leaves_the_rest(products: Warehouse) -> N
     assert stored(products, tables.PRODUCTS) == [first[0], second[1], first[2], second[2]]
 
 
+def test_rows_that_are_all_new_are_inserted_once(products: Warehouse) -> None:
+    products.upsert(frame(products, tables.PRODUCTS, product("p1")), tables.PRODUCTS)
+    new = frame(products, tables.PRODUCTS, product("p2"), product("p3"))
+    assert products.upsert(new, tables.PRODUCTS) == 2
+    assert products.upsert(new, tables.PRODUCTS) == 0
+    assert stored(products, tables.PRODUCTS) == [product("p1"), product("p2"), product("p3")]
+
+
 def test_the_same_rows_twice_make_no_second_version(products: Warehouse) -> None:
     rows = [product("p1", attributes={"a": "1", "b": "2"}), product("p2", attributes=None)]
     products.upsert(frame(products, tables.PRODUCTS, *rows), tables.PRODUCTS)

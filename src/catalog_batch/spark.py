@@ -1,10 +1,13 @@
 """The only place where a Spark session is built."""
 
+import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -50,6 +53,7 @@ _LOCAL = {
 _STEPS_AT_ONCE = 4
 
 _T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 
 def ivy_jar_folder(home: Path | None = None) -> Path:
@@ -80,7 +84,8 @@ def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
     if not is_submitted:
         for key, value in _own_session(settings).items():
             builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    with _own_interrupt_handler():
+        session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.arrow_batch_rows)
     if not is_submitted:
@@ -89,15 +94,42 @@ def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
     return session
 
 
+@contextmanager
+def _own_interrupt_handler() -> Iterator[None]:
+    """Keep the command line's handler of Ctrl-C, which pyspark would replace; leave Python's."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and handler is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, handler)
+
+
 def run_together(session: SparkSession, *steps: Callable[[], _T]) -> list[_T]:
     """Run steps that do not depend on each other at the same time; return their results, in order.
 
     With few rows a step is mostly planning, which keeps one core of the driver busy: here the
-    planning of one goes on beside another's. All steps end before an error of one is raised.
+    planning of one goes on beside another's. Steps must not touch the same table.
+
+    Raises:
+        Exception: The first step's that failed, when all have ended; those of others are logged.
     """
-    inherit = inheritable_thread_target(session)
-    with ThreadPoolExecutor(_STEPS_AT_ONCE) as threads:
-        running = [threads.submit(inherit(step)) for step in steps]
+    threads = ThreadPoolExecutor(_STEPS_AT_ONCE)
+    # Spark keeps the state of a query in local properties: each step needs a copy of its own.
+    running = [threads.submit(inheritable_thread_target(session)(step)) for step in steps]
+    try:
+        wait(running)
+    except BaseException:  # A signal: no step may begin another job.
+        threads.shutdown(wait=False, cancel_futures=True)
+        while not all(step.done() for step in running):
+            session.sparkContext.cancelAllJobs()
+            wait(running, timeout=0.2)
+        raise
+    threads.shutdown()
+    errors = [error for step in running if (error := step.exception())]
+    for error in errors[1:]:
+        logger.error("another step failed too: %s", error)
+    if errors:
+        raise errors[0]
     return [step.result() for step in running]
 
 

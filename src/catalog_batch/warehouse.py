@@ -139,18 +139,16 @@ class Warehouse:
         makes no second version. ``frame`` must hold each key once.
         """
         with cached(self._changes(self.conform(frame, table), table)) as changes:
-            if changes.isEmpty():
+            kinds = {row["_is_stored"] for row in changes.select("_is_stored").distinct().collect()}
+            if not kinds:
                 return 0
-            updates: dict[str, str | Column] = {
-                name: F.col(f"source.{name}") for name in table.columns if name not in table.kept
-            }
-            return self._merge(
-                self._target(table)
-                .merge(changes.alias("source"), _same_key(table))
-                .whenMatchedUpdate(set=updates)
-                .whenNotMatchedInsertAll()
-                .execute()
-            )
+            source = changes.drop("_is_stored").alias("source")
+            merge = self._target(table).merge(source, _same_key(table))
+            # Delta only appends where no row can match: a tenth of the time of looking for them.
+            if True in kinds:
+                updated = [name for name in table.columns if name not in table.kept]
+                merge = merge.whenMatchedUpdate(set={n: F.col(f"source.{n}") for n in updated})
+            return self._merge(merge.whenNotMatchedInsertAll().execute())
 
     def insert_new(self, frame: DataFrame, table: Table) -> int:
         """MERGE only the rows whose key is not stored yet; return how many."""
@@ -212,11 +210,15 @@ class Warehouse:
         """Move what is staged under ``name`` to ``_staging/<kept>``, to be looked at; return where.
 
         Later runs leave it alone; maintenance removes it after the retention.
+
+        Raises:
+            OSError: When the file system refuses.
         """
         source, target = f"{self.root}/_staging/{name}", f"{self.root}/_staging/{kept}"
         folder = self._hadoop_path(source)
         files = folder.getFileSystem(self.spark._jsc.hadoopConfiguration())
-        files.rename(folder, self._hadoop_path(target))
+        if not files.rename(folder, self._hadoop_path(target)):
+            raise OSError(f"{source!r} cannot be moved to {target!r}: look at the folder's rights.")
         return target
 
     def clear_staging(self, prefix: str) -> None:
@@ -270,7 +272,7 @@ class Warehouse:
             source.alias("source")
             .join(stored.alias("target"), _same_key(table), "left")
             .where(is_new | _differs(table))
-            .select("source.*")
+            .select("source.*", "target._is_stored")
         )
 
     def _target(self, table: Table) -> DeltaTable:

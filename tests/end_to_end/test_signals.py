@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 from tests.commands import BIN, Line, run_command
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 
 def stop_when(
-    is_time: Callable[[], bool], arguments: Sequence[str | Path]
+    is_time: Callable[[], bool],
+    arguments: Sequence[str | Path],
+    number: signal.Signals = signal.SIGTERM,
 ) -> tuple[int, dict[str, object]]:
-    """Start a verb, send SIGTERM when it is time, and return exit code and status line."""
+    """Start a verb, send a signal when it is time, and return exit code and status line."""
     job = subprocess.Popen(
         [BIN / "catalog-batch", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -26,22 +29,40 @@ def stop_when(
     while not is_time():
         assert job.poll() is None, "the job ended before it could be stopped"
         time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(number)
     output, _ = job.communicate(timeout=60)
     return job.returncode, json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.parametrize(
+    ("number", "stage", "code"),
+    [
+        (signal.SIGTERM, "rows", 143),
+        (signal.SIGINT, "decoded", 130),
+        (signal.SIGTERM, "ungrouped", 143),  # while tables are published
+    ],
+)
 def test_a_stopped_ingest_cleans_up_and_the_next_one_completes_it(
-    line: Line, tmp_path: Path
+    line: Line, tmp_path: Path, number: signal.Signals, stage: str, code: int
 ) -> None:
     staging = tmp_path / "_staging"
     ingest = ["ingest", line.manifest, "--images", line.images, "--warehouse", tmp_path]
-    exit_code, status = stop_when(lambda: staging.is_dir() and any(staging.iterdir()), ingest)
-    assert (exit_code, status["status"], status["exit_code"]) == (143, "stopped", 143)
+    exit_code, status = stop_when(lambda: any(staging.glob(f"*/{stage}")), ingest, number)
+    assert (exit_code, status["status"], status["exit_code"]) == (code, "stopped", code)
     assert list(staging.iterdir()) == []
     again = run_command(["catalog-batch", *ingest])
     assert again.exit_code == 0, again.errors
-    assert again.status["counts"] == line.job("ingest").status["counts"]
+    counts, whole = again.status["counts"], line.job("ingest").status["counts"]
+    # Images that the stopped run had committed are linked by this one.
+    done = ("ingested", "duplicate")
+    assert sum(counts[name] for name in done) == sum(whole[name] for name in done)
+    assert {**counts, **dict.fromkeys(done)} == {**whole, **dict.fromkeys(done)}
+    rows = ("products", "product_images", "images", "rejected_images", "image_duplicates", "labels")
+    for name in rows:
+        stopped, other = (
+            DeltaTable(f"{root}/{name}").count() for root in (tmp_path, line.warehouse)
+        )
+        assert stopped == other, name
 
 
 def test_a_stopped_training_says_so(line: Line, tmp_path: Path) -> None:

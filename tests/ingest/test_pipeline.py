@@ -120,6 +120,8 @@ LOOKED_AT = (
     tables.REJECTED_IMAGES,
     tables.CATEGORIES,
     tables.LABELS,
+    tables.IMAGE_DUPLICATES,
+    tables.MANIFESTS,
 )
 
 
@@ -174,7 +176,8 @@ def killed(shop: Shop, changed: State, make_jpeg: Callable[..., bytes]) -> State
     """Bring the tables to what kills between two commits leave, then run again.
 
     ``product_images`` lacks a committed image's row, and holds one whose rejection was committed
-    and one whose old rejection was not removed yet.
+    and one whose old rejection was not removed yet. The product of ``b.jpg`` was there before its
+    image.
     """
     spark = shop.warehouse.spark
     links = f"delta.`{shop.warehouse.path(tables.PRODUCT_IMAGES)}`"
@@ -190,6 +193,9 @@ def killed(shop: Shop, changed: State, make_jpeg: Callable[..., bytes]) -> State
         f"timestamp'2020-01-01', last_seen_at, run_id, NULL FROM {rejected} "
         f"WHERE source_uri = 'c.jpg'"
     )
+    late = hashlib.sha256(make_jpeg(20)).hexdigest()
+    for table in (tables.IMAGES, tables.IMAGE_DUPLICATES, tables.PRODUCT_IMAGES):
+        spark.sql(f"DELETE FROM delta.`{shop.warehouse.path(table)}` WHERE image_id = '{late}'")
     shop.put("../warehouse/_staging/ingest-killed/part-0.parquet", b"left behind")
     rows = [list(row) for row in MANIFEST if row[0] != "p6"]
     for row in rows:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import sys
 import tarfile
 import threading
 import time
@@ -20,7 +21,7 @@ import pytest
 from catalog_batch.errors import BadInputError
 from catalog_batch.imaging import Reason, Rejection
 from catalog_batch.ingest.parquet_rows import ParquetRows
-from catalog_batch.ingest.reading import read_ahead
+from catalog_batch.ingest.reading import announced, read_ahead
 from catalog_batch.ingest.sources import ImageRoot, SourceFile
 from catalog_batch.ingest.tar_shards import SHARDS_OPEN
 
@@ -610,6 +611,37 @@ def test_no_item_is_drawn_without_room_for_it() -> None:
 def test_one_read_in_flight_needs_no_thread() -> None:
     idents = {ident for _, ident in read_ahead("abc", len, lambda _: threading.get_ident(), 1, 1)}
     assert idents == {threading.get_ident()}
+
+
+def test_items_are_announced_ahead_and_keep_their_order() -> None:
+    told: list[int] = []
+    seen = [(item, list(told)) for item in announced(range(5), told.append, places=2)]
+    assert [item for item, _ in seen] == [0, 1, 2, 3, 4]
+    assert [len(before) for _, before in seen] == [3, 4, 5, 5, 5]
+
+
+def test_announcing_opens_files_under_the_root_alone(folder: Path) -> None:
+    """What is wrong with an announced file is no error before it is read."""
+    root = ImageRoot(str(folder))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "secret.jpg").write_bytes(SECRET)
+    files = [file_of(root, uri) for uri in ("a.jpg", "sub/secret.jpg")]
+    (folder / "sub" / "secret.jpg").unlink()
+    (folder / "sub").rmdir()
+    (folder / "sub").symlink_to(folder.parent / "images-too")
+    opened: list[str] = []
+    _audited.append(opened)
+    for file in [*files, SourceFile(f"{folder}/gone.jpg", 1, None)]:
+        root.announce(file)
+    _audited.clear()
+    assert opened == [f"{folder}/a.jpg", f"{folder}/gone.jpg"]
+
+
+# An audit hook cannot be removed: it tells whoever listens which files are opened.
+_audited: list[list[str]] = []
+sys.addaudithook(
+    lambda event, given: [paths.append(given[0]) for paths in _audited if event == "open"] and None
+)
 
 
 def test_closing_does_not_wait_for_reads_under_way() -> None:

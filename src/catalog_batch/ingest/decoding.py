@@ -27,6 +27,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("source_bytes", pa.int64()),
         ("source_modified_at", pa.timestamp("us", "UTC")),
+        ("bytes_read", pa.int64()),
         ("image_id", pa.string()),
         ("stored_bytes", pa.int64()),
         ("decode_ms", pa.float64()),

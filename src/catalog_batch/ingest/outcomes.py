@@ -91,7 +91,7 @@ def measure_pass(decoded: DataFrame) -> dict[str, float]:
     decode_ms = F.percentile_approx("decode_ms", [0.5, 0.95], 1000)
     row = decoded.select(
         F.count("decode_ms").alias("images_decoded"),
-        F.sum("source_bytes").alias("bytes_read"),
+        F.sum("bytes_read").alias("bytes_read"),
         F.sum("stored_bytes").alias("bytes_stored"),
         decode_ms[0].alias("decode_ms_p50"),
         decode_ms[1].alias("decode_ms_p95"),

@@ -1,4 +1,4 @@
-"""The commits of an ingest, table by table, images first.
+"""The commits of an ingest, table by table.
 
 A run that is killed between two of them is completed by the next one: each commit is idempotent.
 """

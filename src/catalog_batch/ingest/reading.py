@@ -5,7 +5,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -66,6 +66,13 @@ def read_at(descriptor: int, offset: int, size: int) -> bytes:
     return content
 
 
+def announce_local(path: str) -> None:
+    """Have the kernel fetch a file into its cache, if it can; nobody waits for it."""
+    # What is wrong with the file is told when it is read.
+    with suppress(OSError), opened(path) as descriptor:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+
+
 def changed() -> Rejection:
     """Return the rejection of a file that is no longer the one that was found."""
     return Rejection(
@@ -76,6 +83,17 @@ def changed() -> Rejection:
 def too_large(size: int) -> Rejection:
     """Return the rejection of a file of ``size`` bytes, which are not read."""
     return Rejection(Reason.TOO_LARGE, f"{size} bytes")
+
+
+def announced(items: Iterable[T], announce: Callable[[T], None], places: int) -> Iterator[T]:
+    """Yield items in their order, each announced when it is ``places`` away."""
+    waiting: deque[T] = deque()
+    for item in items:
+        announce(item)
+        waiting.append(item)
+        if len(waiting) > places:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def read_ahead(

@@ -19,7 +19,13 @@ from pyarrow import fs
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.imaging import Reason, Rejection
-from catalog_batch.ingest.reading import changed, modified_at, read_local, too_large
+from catalog_batch.ingest.reading import (
+    announce_local,
+    changed,
+    modified_at,
+    read_local,
+    too_large,
+)
 from catalog_batch.ingest.tar_shards import (
     SHARDS_OPEN,
     SUFFIX,
@@ -111,6 +117,11 @@ class ImageRoot:
         except (OSError, ValueError) as error:
             return _unreadable(error)
 
+    def announce(self, file: SourceFile) -> None:
+        """Tell that a file will be read soon: a local one is then in memory, without a thread."""
+        if self.is_local and file.member is None and not self._has_left(file):
+            announce_local(file.path)
+
     def read(self, file: SourceFile, max_bytes: int) -> bytes | Rejection:
         """Read the whole file that was found; may be called by several threads.
 
@@ -121,7 +132,7 @@ class ImageRoot:
         if file.size is not None and file.size > max_bytes:
             return too_large(file.size)
         try:
-            if self.is_local and not self._is_inside(os.path.realpath(os.path.dirname(file.path))):
+            if self.is_local and self._has_left(file):
                 return Rejection(Reason.OUTSIDE_ROOT, "the folder now leaves the image root")
             if file.member is not None:
                 return self._shards.read(file.path, file.member, file.modified_at, max_bytes)
@@ -175,6 +186,10 @@ class ImageRoot:
         if not stat.S_ISREG(status.st_mode):
             return Rejection(Reason.UNREADABLE, f"not a file but {_kind(status.st_mode)}")
         return SourceFile(path, status.st_size, modified_at(status))
+
+    def _has_left(self, file: SourceFile) -> bool:
+        """Return whether the folder of a local file now leads out of the root."""
+        return not self._is_inside(os.path.realpath(os.path.dirname(file.path)))
 
     def _is_inside(self, path: str) -> bool:
         root = self._real_root
