@@ -35,11 +35,11 @@ from catalog_batch.ingest.staged_images import STAGED_SCHEMA
 
 PROCESSES = 2
 ROW_GROUP = 500
-# The columns of schemas/tables/images.sql.
-SCHEMA = pa.schema(
-    [field for field in STAGED_SCHEMA if field.name not in ("product_id", "source_uri")]
-    + [pa.field("ingested_at", pa.timestamp("us", "UTC")), pa.field("run_id", pa.string())]
-)
+_FACTS = [field for field in STAGED_SCHEMA if field.name not in ("product_id", "source_uri")]
+_MEASURES_AT = [field.name for field in _FACTS].index("perceptual_hash")
+_STAMPS = [pa.field("ingested_at", pa.timestamp("us", "UTC")), pa.field("run_id", pa.string())]
+# The columns of schemas/tables/images.sql, in its order.
+SCHEMA = pa.schema([*_FACTS[:_MEASURES_AT], *_STAMPS, *_FACTS[_MEASURES_AT:]])
 
 
 class Part(NamedTuple):
