@@ -28,7 +28,7 @@ from benchmarks.ingest.photos import SMALL, Dataset, copy_of, make_photos, repla
 FULL = (1_000, 10_000, 100_000)
 QUICK = (500, 2_000, 6_000)
 CHANGED_SHARE = 0.01
-# Between the steady times of an image at different sizes: what "flat" means.
+# What an image may cost more in a catalogue ten times as large, to be called flat.
 FLAT = 1.15
 UNCHANGED_SECONDS = 60.0
 
@@ -101,9 +101,9 @@ def bytes_read(night: Finished) -> float:
 
 
 def goals_of(nights: dict[int, Finished], unchanged: Finished) -> list[Goal]:
-    steady = steady_ms(nights)
+    growth = max(later / earlier for earlier, later in itertools.pairwise(steady_ms(nights)))
     return [
-        Goal("ingest_growth_flat", max(steady) / min(steady), FLAT, at_most=True),
+        Goal("ingest_growth_flat", growth, FLAT, at_most=True),
         Goal("ingest_unchanged_seconds", unchanged.seconds, UNCHANGED_SECONDS, at_most=True),
         Goal("ingest_unchanged_bytes_read", bytes_read(unchanged), 0, at_most=True),
     ]
