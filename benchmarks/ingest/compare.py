@@ -3,17 +3,17 @@
     python -m benchmarks.ingest.compare [--quick] [--force] [--data DIR]
 
 Every lane ingests the same photos into the same columns, in a process of its own and an empty
-folder. Each round runs each lane on a part of the photos and on all of them, lanes in turn: what
-the two runs differ in is the steady state, and what is left of the time is start-up. One warm-up
-comes first and is dropped. A ratio is taken within a round; the median of the rounds counts.
+folder. Each round runs each lane on a part of the photos and on all of them, lanes in turn, after a
+warm-up that is dropped. The median run on all, less the median run on a part, is the time that the
+other photos take: the steady state. What is left of a run is start-up.
 """
 
 import math
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,56 +36,74 @@ class Size:
 
 
 # The part is large enough that all of a lane is warm before what is counted.
-FULL = (Size(BIG, 500, 3000, 3), Size(SMALL, 1000, 5000, 3))
+FULL = (Size(BIG, 500, 3000, 3), Size(SMALL, 1000, 5000, 7))
 QUICK = (Size(BIG, 100, 600, 1), Size(SMALL, 200, 2000, 1))
 
 
-@dataclass(frozen=True)
-class Round:
-    """A lane's two runs in one round."""
+@dataclass
+class Runs:
+    """The timed runs of one lane on one size, by round."""
 
-    part_images: int
-    whole_images: int
-    part: Finished
-    whole: Finished
+    size: Size
+    part: list[Finished] = field(default_factory=list)
+    whole: list[Finished] = field(default_factory=list)
 
     @property
     def images_per_second(self) -> float:
-        """The steady state: what the second run did more, by the time it took longer."""
-        images = self.whole_images - self.part_images
-        seconds = self.whole.seconds - self.part.seconds
-        # Start-up may vary by more than the images take: then there is no figure.
-        return images / seconds if seconds > 0 else math.nan
+        """The steady state; infinite where start-up varies by more than the images take."""
+        seconds = self._more(_seconds)
+        return self._images / seconds if seconds > 0 else math.inf
 
     @property
     def cpu_ms_per_image(self) -> float:
-        images = self.whole_images - self.part_images
-        return 1000 * (self.whole.cpu_seconds - self.part.cpu_seconds) / images
+        return 1000 * self._more(_cpu_seconds) / self._images
 
     @property
     def start_up_seconds(self) -> float:
-        return self.part.seconds - self.part_images / self.images_per_second
+        steady = self.size.part / self.images_per_second
+        return statistics.median(map(_seconds, self.part)) - steady
+
+    @property
+    def _images(self) -> int:
+        return self.size.whole - self.size.part
+
+    def _more(self, measure: Callable[[Finished], float]) -> float:
+        """Return what a run on all photos has more of than a run on a part."""
+        # Of each its median: the difference of two runs has the noise of both.
+        return statistics.median(map(measure, self.whole)) - statistics.median(
+            map(measure, self.part)
+        )
 
 
-Rounds = dict[str, list[Round]]
-"""The timed rounds of each lane, by its name."""
+def _seconds(run: Finished) -> float:
+    return run.seconds
 
 
-def measure_lanes(size: Size, data: Path) -> tuple[Rounds, Dataset]:
+def _cpu_seconds(run: Finished) -> float:
+    return run.cpu_seconds
+
+
+LaneRuns = dict[str, Runs]
+"""The timed runs of each lane, by its name."""
+
+
+def measure_lanes(size: Size, data: Path) -> tuple[LaneRuns, Dataset]:
     """Run all lanes round by round; the warm-up reads every file and is not returned."""
     part = make_photos(size.kind, size.part, data)
     whole = make_photos(size.kind, size.whole, data)
-    rounds: Rounds = {lane.name: [] for lane in LANES}
+    found = {lane.name: Runs(size) for lane in LANES}
     for path in whole.files():
         path.read_bytes()  # Into the page cache: the lanes are compared, not the disk.
-    for number in range(size.rounds + 1):
+    for lane in LANES:
+        _run(lane, part)  # Warms what a lane itself reads: interpreter, JARs, libraries.
+    for number in range(1, size.rounds + 1):
         for lane in LANES:
-            # The first round warms what a lane itself reads: interpreter, JARs, libraries.
-            first = _run(lane, part)
-            if number:
-                rounds[lane.name].append(Round(size.part, size.whole, first, _run(lane, whole)))
-                _tell(size, lane, rounds[lane.name][-1], number)
-    return rounds, whole
+            runs = found[lane.name]
+            runs.part.append(_run(lane, part))
+            runs.whole.append(_run(lane, whole))
+            seconds = f"{runs.part[-1].seconds:.1f} and {runs.whole[-1].seconds:.1f} s"
+            print(f"{size.kind.side} px, round {number}, {lane.name}: {seconds}", flush=True)
+    return found, whole
 
 
 def _run(lane: Lane, dataset: Dataset) -> Finished:
@@ -96,80 +114,70 @@ def _run(lane: Lane, dataset: Dataset) -> Finished:
         shutil.rmtree(output)
 
 
-def _tell(size: Size, lane: Lane, found: Round, number: int) -> None:
-    print(
-        f"{size.kind.side} px, round {number}, {lane.name}: {found.images_per_second:.1f} images/s,"
-        f" start-up {found.start_up_seconds:.1f} s",
-        flush=True,
-    )
+def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
+    """Return a lane's images per second over another's."""
+    return found[lane.name].images_per_second / found[other.name].images_per_second
 
 
-def ratios(rounds: Rounds, other: Lane) -> list[float]:
-    """Return our images per second over another lane's, round by round."""
-    pairs = zip(rounds[OURS.name], rounds[other.name], strict=True)
-    return [ours.images_per_second / theirs.images_per_second for ours, theirs in pairs]
-
-
-def goals_of(size: Size, rounds: Rounds) -> list[Goal]:
+def goals_of(size: Size, found: LaneRuns) -> list[Goal]:
     name = f"ingest_{size.kind.side}_vs"
-    versus_bare = statistics.median(ratios(rounds, BARE))
-    goals = [Goal(f"{name}_bare", versus_bare, VERSUS_BARE)]
+    goals = [Goal(f"{name}_bare", ratio(found, OURS, BARE), VERSUS_BARE)]
     if size.kind is BIG:
-        versus_usual = statistics.median(ratios(rounds, USUAL))
-        goals.append(Goal(f"{name}_usual", versus_usual, VERSUS_USUAL))
+        goals.append(Goal(f"{name}_usual", ratio(found, OURS, USUAL), VERSUS_USUAL))
     return goals
 
 
-def section(size: Size, rounds: Rounds, dataset: Dataset) -> str:
+def section(size: Size, found: LaneRuns, dataset: Dataset) -> str:
     """Return the table of one kind of photo, as Markdown."""
     header = (
-        "lane", "threads", "images/s, steady (range)", "against bare", "start-up s",
-        "whole run s", "CPU ms/image", "peak memory MiB", "stored MB",
+        "lane", "threads", "images/s, steady", "against bare", "MB/s in", "CPU ms/image",
+        "start-up s", f"{size.part:,} photos s (range)", f"{size.whole:,} photos s (range)",
+        "peak memory MiB", "stored MB",
     )  # fmt: skip
     megabytes = dataset.source_bytes() / 1e6
     title = f"{size.whole:,} photos of {size.kind.side} px ({megabytes:,.0f} MB in)"
-    return f"\n## {title}\n\n{table(header, [_line(lane, rounds) for lane in LANES])}"
+    lines = [_line(lane, found, megabytes / size.whole) for lane in LANES]
+    return f"\n## {title}\n\n{table(header, lines)}"
 
 
-def _line(lane: Lane, rounds: Rounds) -> list[str]:
-    runs = rounds[lane.name]
-    speeds = [run.images_per_second for run in runs]
-    bare = [run.images_per_second for run in rounds[BARE.name]]
-    versus_bare = [own / other for own, other in zip(speeds, bare, strict=True)]
+def _line(lane: Lane, found: LaneRuns, megabytes_each: float) -> list[str]:
+    runs = found[lane.name]
     return [
         lane.name,
         lane.threads,
-        f"{statistics.median(speeds):.1f} ({min(speeds):.1f}-{max(speeds):.1f})",
-        f"{statistics.median(versus_bare):.2f}",
-        _median(run.start_up_seconds for run in runs),
-        _median(run.whole.seconds for run in runs),
-        _median(run.cpu_ms_per_image for run in runs),
-        f"{max(run.whole.peak_mib for run in runs):,.0f}",
-        f"{runs[-1].whole.stored_bytes / 1e6:,.1f}",
+        f"{runs.images_per_second:.1f}",
+        f"{ratio(found, lane, BARE):.2f}",
+        f"{runs.images_per_second * megabytes_each:.1f}",
+        f"{runs.cpu_ms_per_image:.1f}",
+        f"{runs.start_up_seconds:.1f}",
+        _median_and_range(runs.part),
+        _median_and_range(runs.whole),
+        f"{max(run.peak_mib for run in runs.whole):,.0f}",
+        f"{runs.whole[-1].stored_bytes / 1e6:,.1f}",
     ]
 
 
-def _median(values: Any) -> str:
-    return f"{statistics.median(values):.1f}"
+def _median_and_range(runs: Sequence[Finished]) -> str:
+    seconds = [run.seconds for run in runs]
+    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f}-{max(seconds):.1f})"
 
 
-def as_json(size: Size, rounds: Rounds, dataset: Dataset) -> dict[str, Any]:
+def as_json(size: Size, found: LaneRuns, dataset: Dataset) -> dict[str, Any]:
     return {
         "side": size.kind.side,
         "images": [size.part, size.whole],
         "source_bytes": dataset.source_bytes(),
-        "lanes": {lane.name: _lane_as_json(lane, rounds[lane.name]) for lane in LANES},
+        "lanes": {lane.name: _lane_as_json(lane, found[lane.name]) for lane in LANES},
     }
 
 
-def _lane_as_json(lane: Lane, runs: Sequence[Round]) -> dict[str, Any]:
-    speeds = [round(run.images_per_second, 2) for run in runs]
-    start_up = [round(run.start_up_seconds, 2) for run in runs]
+def _lane_as_json(lane: Lane, runs: Runs) -> dict[str, Any]:
     return {
         "threads": lane.threads,
-        "images_per_second": speeds,
-        "start_up_seconds": start_up,
-        "runs": [{"part": asdict(run.part), "whole": asdict(run.whole)} for run in runs],
+        "images_per_second": round(runs.images_per_second, 2),
+        "start_up_seconds": round(runs.start_up_seconds, 2),
+        "part": [asdict(run) for run in runs.part],
+        "whole": [asdict(run) for run in runs.whole],
     }
 
 
@@ -184,10 +192,10 @@ def main() -> None:
         print(f"{lane.name}: {lane.threads}")
     goals, sections, kinds = [], [], []
     for size in sizes:
-        rounds, dataset = measure_lanes(size, given.data)
-        goals += goals_of(size, rounds)
-        sections.append(section(size, rounds, dataset))
-        kinds.append(as_json(size, rounds, dataset))
+        found, dataset = measure_lanes(size, given.data)
+        goals += goals_of(size, found)
+        sections.append(section(size, found, dataset))
+        kinds.append(as_json(size, found, dataset))
     command = "make bench-ingest" + (" QUICK=1" if given.quick else "")
     intro = f"# Ingest against a bare loop\n\n{__doc__.partition('[--data DIR]')[2].strip()}\n"
     page = f"{intro}{''.join(sections)}\nMade by `{command}`; {idle:.0%} idle before.\n\n"

@@ -22,6 +22,7 @@ from typing import Any
 RESULTS = Path(__file__).parents[1] / "results"
 IDLE_SHARE = 0.8
 _TICKS = os.sysconf("SC_CLK_TCK")
+_DRIVER = "driver"
 _ROLES = ("jvm", "spark daemon", "python worker", "decoder")
 
 
@@ -84,6 +85,7 @@ class _Watch:
     cpu: dict[int, float] = field(default_factory=dict)
     peak_kib: int = 0
     peak_kib_by_role: dict[str, int] = field(default_factory=dict)
+    roles: dict[int, str] = field(default_factory=dict)
 
     def sample(self) -> bool:
         """Look at each process once; return whether any is left."""
@@ -93,11 +95,19 @@ class _Watch:
         for process in members:
             self.cpu[process.pid] = process.cpu_seconds
             total += _kib(f"/proc/{process.pid}/smaps_rollup", "Pss")
-            role = _role(process, table)
+            role = self._role_of(process, table)
             peak = _kib(f"/proc/{process.pid}/status", "VmHWM")
             self.peak_kib_by_role[role] = max(peak, self.peak_kib_by_role.get(role, 0))
         self.peak_kib = max(self.peak_kib, total)
         return bool(members)
+
+    def _role_of(self, process: Process, table: dict[int, Process]) -> str:
+        """Return the role of a process; it keeps the one it had when Spark ends before it."""
+        role = _role(process, table)
+        if role == _DRIVER:
+            role = self.roles.get(process.pid, role)
+        self.roles[process.pid] = role
+        return role
 
 
 def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
@@ -221,7 +231,7 @@ def _role(process: Process, table: dict[int, Process]) -> str:
         if current.name == "java":
             return _ROLES[min(steps, len(_ROLES) - 1)]
         steps, current = steps + 1, table.get(current.parent)
-    return "driver"
+    return _DRIVER
 
 
 def _kib(path: str, key: str) -> int:

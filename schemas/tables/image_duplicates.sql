@@ -8,6 +8,7 @@ CREATE TABLE image_duplicates (
 COMMENT 'Every stored image with the group of near duplicates it belongs to'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
+  'delta.dataSkippingNumIndexedCols' = '1',
   'delta.constraints.image_id_is_sha256' = 'length(image_id) = 64',
   'delta.constraints.group_is_lowest' = 'duplicate_group <= image_id'
 )

@@ -8,5 +8,6 @@ CREATE TABLE labels (
 COMMENT 'Category labels by source; the training set takes the most trusted one of a product'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
+  'delta.dataSkippingNumIndexedCols' = '2',
   'delta.constraints.source_known' = "source IN ('seller', 'rule', 'reviewer')"
 )

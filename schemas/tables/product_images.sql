@@ -12,6 +12,7 @@ CREATE TABLE product_images (
 COMMENT 'Which product shows which image; size and time make the next ingest incremental'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
+  'delta.dataSkippingNumIndexedCols' = '2',
   'delta.constraints.image_id_is_sha256' = 'length(image_id) = 64',
   'delta.constraints.position_not_negative' = 'position >= 0',
   'delta.constraints.source_bytes_positive' = 'source_bytes > 0'

@@ -13,6 +13,7 @@ CREATE TABLE products (
 COMMENT 'One row per product of the manifests seen so far'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
+  'delta.dataSkippingNumIndexedCols' = '1',
   'delta.constraints.product_id_not_empty' = 'length(product_id) > 0',
   'delta.constraints.given_split_known' = "given_split IS NULL OR given_split IN ('train', 'validation', 'test')"
 )

@@ -31,9 +31,13 @@ class SparkSettings(_Section):
     driver_memory: str = "3g"
     """Heap of the driver (in local mode: of everything). More helps wide joins, not images."""
 
-    java_options: str = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
+    java_options: str = (
+        "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
+        " -XX:MetaspaceSize=256m -XX:NewRatio=1 -XX:InitialRAMPercentage=6"
+    )
     """Of a local driver's JVM: Python does the heavy work, and the optimising compiler would take
-    more time from its cores than it gives back. Empty for long JVM-bound work."""
+    more time from its cores than it gives back; a heap that is small at first is collected a
+    hundred times while a small night runs. Empty for long JVM-bound work."""
 
     compile_queries: bool = False
     """Whether a session of our own compiles each query to bytecode. On a cold JVM that takes a

@@ -186,6 +186,8 @@ def _own_session(settings: SparkSettings) -> dict[str, str]:
         "spark.driver.extraJavaOptions": java_options,
         "spark.sql.codegen.wholeStage": str(settings.compile_queries).lower(),
         "spark.sql.codegen.factoryMode": "FALLBACK" if settings.compile_queries else "NO_CODEGEN",
+        # Interpreted, a shared subexpression costs a cache that is emptied with every row.
+        "spark.sql.subexpressionElimination.enabled": str(settings.compile_queries).lower(),
         **({"spark.jars": ",".join(map(str, jars))} if jars else {}),
         **({} if jars else {"spark.jars.packages": DELTA_PACKAGE}),
     }

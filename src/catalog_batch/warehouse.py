@@ -163,6 +163,9 @@ class Warehouse:
         """Delete the rows whose key is in ``keys``; return how many."""
         doomed = keys.select(*table.key).distinct()
         stored = self.read(table).select(*table.key)
+        # Mostly there is nothing to delete, and one look at either side tells.
+        if keys.isEmpty() or stored.isEmpty():
+            return 0
         # Even a MERGE that deletes nothing commits a version.
         if stored.join(doomed, [*table.key], "left_semi").isEmpty():
             return 0

@@ -75,7 +75,7 @@ def select_near_pairs(
     """Return the pairs ``(first, second)`` of near hashes of which one at least is not known."""
     masks = pair_masks(range(HASH_BITS), distance)
     is_fresh = F.col("known_group").isNull()
-    unknown = hashes.where(is_fresh).count()
+    unknown, known = _count_both(hashes, is_fresh)
     if not unknown:
         return hashes.limit(0).select(*_pair("perceptual_hash", "perceptual_hash"))
     buckets = (
@@ -83,9 +83,17 @@ def select_near_pairs(
         .withColumn("mask", F.explode(F.array(*map(F.lit, masks))))
         .transform(with_bucket)
     )
-    if unknown * len(masks) <= BROADCAST_ROWS:
+    # Where most are fresh, most buckets are too: sending their numbers round would drop little.
+    if unknown < known and unknown * len(masks) <= BROADCAST_ROWS:
         buckets = keep_fresh_buckets(buckets).localCheckpoint()
-    return pairs_in_buckets(cut_large_buckets(buckets, masks, distance, large_bucket), distance)
+    shared = keep_shared_buckets(buckets, masks, distance, large_bucket)
+    return pairs_in_buckets(shared.localCheckpoint(), distance)
+
+
+def _count_both(rows: DataFrame, condition: Column) -> tuple[int, int]:
+    """Return how many rows a condition holds for, and how many it does not."""
+    counted = rows.agg(F.count_if(condition), F.count_if(~condition)).first()
+    return (counted[0], counted[1]) if counted else (0, 0)
 
 
 def pair_masks(positions: Iterable[int], distance: int) -> list[int]:
@@ -111,25 +119,38 @@ def keep_fresh_buckets(buckets: DataFrame) -> DataFrame:
     return buckets.join(F.broadcast(fresh), "bucket", "left_semi")
 
 
-def cut_large_buckets(
+def keep_shared_buckets(
     buckets: DataFrame, masks: list[int], distance: int, large_bucket: int
 ) -> DataFrame:
-    """Replace each bucket of too many hashes by smaller ones, which hold the same near pairs."""
-    is_large = (F.count("*") > large_bucket) & F.bool_or("is_fresh")
-    sizes = buckets.groupBy("bucket").agg(is_large.alias("is_large"))
-    large = sizes.where("is_large").select("bucket").localCheckpoint()
-    found = large.count()
+    """Keep buckets in which a fresh hash has company; cut those of too many hashes into smaller.
+
+    Few buckets are shared, so that what is left is little to join. The smaller buckets hold the
+    same near pairs.
+    """
+    sizes = buckets.groupBy("bucket").agg(
+        F.count("*").alias("size"), F.bool_or("is_fresh").alias("has_fresh")
+    )
+    shared = sizes.where("size > 1 AND has_fresh").select("bucket", "size").localCheckpoint()
+    is_large = F.col("size") > large_bucket
+    found, kept = _count_both(shared, is_large)
+    chosen = shared.where(~is_large).select("bucket")
+    usual = buckets.join(_sent_round(chosen, kept), "bucket", "left_semi")
     if not found:
-        return buckets
+        return usual
     logger.info("%d buckets of hashes hold more than %d: cut again", found, large_bucket)
     finer = buckets.sparkSession.createDataFrame(finer_masks(masks, distance), "mask long, to long")
     cut = (
-        buckets.join(large, "bucket", "left_semi")
+        buckets.join(_sent_round(shared.where(is_large), found), "bucket", "left_semi")
         .join(F.broadcast(finer), "mask", "inner")
         .select("perceptual_hash", "is_fresh", F.col("to").alias("mask"))
         .transform(with_bucket)
     )
-    return buckets.join(large, "bucket", "left_anti").unionByName(cut)
+    return usual.unionByName(cut)
+
+
+def _sent_round(few: DataFrame, rows: int) -> DataFrame:
+    """Send a frame to each executor when it is small, so that the other side stays where it is."""
+    return F.broadcast(few) if rows <= BROADCAST_ROWS else few
 
 
 def finer_masks(masks: list[int], distance: int) -> list[tuple[int, int]]:
