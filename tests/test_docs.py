@@ -7,6 +7,8 @@ from types import ModuleType
 import pytest
 from tests.commands import ROOT, run_command
 
+from catalog_batch import errors, runs
+from catalog_batch.imaging import Reason
 from catalog_batch.tables import ALL_TABLES, VIEWS
 
 
@@ -42,3 +44,13 @@ def test_every_make_target_is_explained() -> None:
     phony = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[0].split()
     explained = run_command(["make", "help"]).output
     assert [target for target in phony if f"make {target} " not in explained] == []
+
+
+def test_the_operations_page_explains_every_rejection_and_every_exit_code() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = [f"| `{reason}` | {reason.sentence} | " for reason in Reason]
+    assert [row for row in rows if row not in page] == []
+    classes = [error for error in vars(errors).values() if isinstance(error, type)]
+    known = {error.exit_code for error in classes} | set(runs._EXIT_CODES.values())
+    table = page.partition("\n## Exit codes\n")[2].partition("\n## ")[0]
+    assert known <= set(map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE)))

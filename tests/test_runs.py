@@ -78,7 +78,7 @@ def test_a_published_run_is_logged_with_what_it_counted(logged: Warehouse, clock
         (RuntimeError("a bug" * 200), "failed", 1, "RuntimeError: a bug"),
         (MemoryError(), "failed", 1, "MemoryError: "),
         (SystemExit(143), "stopped", 143, "stopped by a signal"),
-        (KeyboardInterrupt(), "stopped", 143, "stopped by a signal"),
+        (KeyboardInterrupt(), "stopped", 130, "stopped by a signal"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

@@ -3,9 +3,10 @@
     python -m benchmarks.ingest.growth [--quick] [--force] [--data DIR]
 
 Catalogues of growing size are ingested, each into a new warehouse; the time that the next size
-takes more, by its images more, is the steady time of an image. The largest is then ingested again
-as it is; once more after a few of its files have got new pixels, which shows what it costs to
-publish anything at all; and once more after 1 % of them have.
+takes more, by its images more, is the steady time of an image. All but the largest are ingested
+three times, of which the median counts. The largest is then ingested again as it is; once more
+after a few of its files have got new pixels, which shows what it costs to publish anything at all;
+and once more after 1 % of them have.
 """
 
 import itertools
@@ -30,8 +31,11 @@ FULL = (1_000, 10_000, 100_000)
 QUICK = (500, 2_000, 6_000)
 CHANGED_SHARE = 0.01
 FEW = 10
-# What an image may cost more in a catalogue ten times as large, to be called flat.
+# Largest over smallest time of an image, for it to be called flat.
 FLAT = 1.15
+# What the driver's Python process may take more for 100 times the products.
+DRIVER = 1.15
+ROUNDS = 3
 UNCHANGED_SECONDS = 60.0
 # What 1 % of changed files may cost, as a share of what all files cost: about 1 %.
 ONE_PERCENT = 0.015
@@ -54,15 +58,19 @@ def require_count(finished: Finished, outcome: str, rows: int) -> None:
         sys.exit(f"{rows:,} rows should be {outcome}: {finished.status['counts']}")
 
 
-def first_nights(sizes: tuple[int, ...], data: Path, work: Path) -> dict[int, Finished]:
-    """Ingest a catalogue of each size; the warehouse of the largest is left."""
+def first_nights(sizes: tuple[int, ...], data: Path, work: Path) -> dict[int, list[Finished]]:
+    """Ingest a catalogue of each size, fastest first; the warehouse of the largest is left."""
     nights = {}
     for size in sizes:
         warehouse = work / f"warehouse-{size}"
         # Linked anew: later the files of the largest are replaced.
         dataset = copy_of(make_photos(SMALL, size, data), SMALL, work / f"catalogue-{size}")
-        nights[size] = ingest(dataset, warehouse)
-        require_count(nights[size], "ingested", size)
+        runs = []
+        for _ in range(1 if size == sizes[-1] else ROUNDS):
+            shutil.rmtree(warehouse, ignore_errors=True)
+            runs.append(ingest(dataset, warehouse))
+            require_count(runs[-1], "ingested", size)
+        nights[size] = sorted(runs, key=lambda night: night.seconds)
         if size != sizes[-1]:
             shutil.rmtree(warehouse)
     return nights
@@ -106,14 +114,25 @@ def bytes_read(night: Finished) -> float:
 class Nights:
     """The first nights by their size, and what followed the largest."""
 
-    first: dict[int, Finished]
+    runs: dict[int, list[Finished]]
     unchanged: Finished
     few_changed: Finished
     changed: Finished
 
     @property
+    def first(self) -> dict[int, Finished]:
+        """The median first night of each size."""
+        return {size: runs[len(runs) // 2] for size, runs in self.runs.items()}
+
+    @property
     def largest(self) -> int:
-        return max(self.first)
+        return max(self.runs)
+
+    @property
+    def driver_growth(self) -> float:
+        """Peak memory of the driver's Python process, of the largest over the smallest."""
+        peaks = [self.first[size].peak_mib_by_role["driver"] for size in sorted(self.runs)]
+        return peaks[-1] / peaks[0]
 
     @property
     def changed_share(self) -> float:
@@ -129,10 +148,10 @@ class Nights:
 
 def goals_of(nights: Nights) -> list[Goal]:
     steady = steady_ms(nights.first)
-    growth = max(later / earlier for earlier, later in itertools.pairwise(steady))
     seconds, read = nights.unchanged.seconds, bytes_read(nights.unchanged)
     return [
-        Goal("ingest_growth_flat", growth, FLAT, at_most=True),
+        Goal("ingest_growth_flat", max(steady) / min(steady), FLAT, at_most=True),
+        Goal("ingest_driver_memory_flat", nights.driver_growth, DRIVER, at_most=True),
         Goal("ingest_unchanged_seconds", seconds, UNCHANGED_SECONDS, at_most=True),
         Goal("ingest_unchanged_bytes_read", read, 0, at_most=True),
         Goal("ingest_one_percent_changed", nights.changed_share, ONE_PERCENT, at_most=True),
@@ -149,11 +168,19 @@ def page_of(nights: Nights) -> str:
     ]
     header = ("night", "seconds", "CPU s", "JVM peak MiB", "driver peak MiB", "all at once MiB")
     lines = [[name, *_cells(night)] for name, night in rows]
+    ranges = "; ".join(
+        f"{size:,}: {runs[0].seconds:.1f} to {runs[-1].seconds:.1f} s"
+        for size, runs in nights.runs.items()
+        if len(runs) > 1
+    )
     steady = " and ".join(f"{value:.2f}" for value in steady_ms(nights.first))
     return (
         f"# Ingest of a growing catalogue\n\n{__doc__.partition('[--data DIR]')[2].strip()}\n\n"
-        f"{table(header, lines)}\nAn image takes {steady} ms from each size to the next. 1 % of "
-        f"changed files takes {nights.changed_share:.2%} of the CPU time that all images take.\n\n"
+        f"{table(header, lines)}\nRanges of first nights: {ranges}. An image takes "
+        f"{steady} ms from each size to the next. 1 % of changed files takes "
+        f"{nights.changed_share:.2%} of the CPU time that all images take; on "
+        f"the clock, {nights.changed.seconds - nights.few_changed.seconds:.1f} s more than {FEW} "
+        f"files and {nights.changed.seconds - nights.unchanged.seconds:.1f} s more than none.\n\n"
     )
 
 
@@ -186,7 +213,7 @@ def main() -> None:
         "quick": given.quick,
         "forced": given.force,
         "idle_before": idle,
-        "first_nights": {size: asdict(night) for size, night in first.items()},
+        "first_nights": {size: [asdict(run) for run in runs] for size, runs in first.items()},
         "unchanged_night": asdict(unchanged),
         "few_changed_night": asdict(few_changed),
         "changed_night": asdict(changed),

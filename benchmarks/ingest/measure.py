@@ -184,8 +184,12 @@ def write_result(question: str, result: dict[str, Any], text: str, goals: Iterab
     now = datetime.now(UTC)
     known = {"question": question, "hardware": hardware(), "measured_at": f"{now:%Y-%m-%d %H:%M}"}
     whole = {**known, **result, "goals": [asdict(goal) | {"met": goal.is_met} for goal in goals]}
-    page = text + "".join(f"    {goal.line()}\n" for goal in goals)
-    path = RESULTS / f"{question}_{hardware()}_{now:%Y-%m-%d}"
+    is_quick = result.get("quick", False)
+    command = "make bench-ingest" + (" QUICK=1" if is_quick else "")
+    made = f"Made by `{command}`, with {result['idle_before']:.0%} of the CPU time idle before.\n\n"
+    page = text + made + "".join(f"    {goal.line()}\n" for goal in goals)
+    kind = "-quick" if is_quick else ""
+    path = RESULTS / f"{question}{kind}_{hardware()}_{now:%Y-%m-%d}"
     path.parent.mkdir(exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
--- The published category of every product, beside what the seller said.
+-- The published category of every listed product, beside what the seller said.
 SELECT
   prediction.product_id,
   product.title,
@@ -14,3 +14,4 @@ SELECT
   prediction.predicted_at
 FROM product_predictions AS prediction
 LEFT JOIN products AS product ON product.product_id = prediction.product_id
+WHERE product.delisted_at IS NULL

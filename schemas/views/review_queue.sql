@@ -1,4 +1,4 @@
--- What a person should look at: withheld predictions, and accepted ones that contradict the seller.
+-- What a person should look at among listed products: withheld predictions, and accepted ones that contradict the seller.
 SELECT
   prediction.product_id,
   product.title,
@@ -12,5 +12,5 @@ LEFT JOIN products AS product ON product.product_id = prediction.product_id
 LEFT JOIN categories AS best
   ON best.category_id = prediction.best_category_id
   AND best.taxonomy_version = prediction.taxonomy_version
-WHERE prediction.decision <> 'accepted'
-  OR product.category_id <> prediction.category_id
+WHERE product.delisted_at IS NULL
+  AND (prediction.decision <> 'accepted' OR product.category_id <> prediction.category_id)

@@ -105,7 +105,7 @@ class IngestSettings(_Section):
     copies, 4 also crops and watermarks, above 8 different products look alike. Images that are
     grouped already are not compared again when this changes."""
 
-    max_rejected_share: float = Field(default=0.3, ge=0, le=1)
+    max_rejected_share: float = Field(default=0.25, ge=0, le=1)
     """Share of a manifest's rows that may be rejected; above it nothing is published (exit 30)."""
 
     max_delisted_share: float = Field(default=0.2, ge=0, le=1)

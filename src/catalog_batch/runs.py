@@ -117,15 +117,16 @@ def open_run(job: str, settings: Settings, clock: Clock) -> Iterator[Run]:
             yield run
         except CatalogBatchError as error:
             run.status, run.exit_code = _refusal(error), error.exit_code
-            run.error = _first_line(error)
+            run.error = _in_one_line(error)
             raise
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as error:
             run.finish(Status.STOPPED)
+            run.exit_code = _signal_code(error)
             run.error = "stopped by a signal"
             raise
         except BaseException as error:
             run.finish(Status.FAILED)
-            run.error = f"{type(error).__name__}: {_first_line(error)}"
+            run.error = f"{type(error).__name__}: {_in_one_line(error)}"
             raise
         finally:
             run.finished_at = clock()
@@ -141,8 +142,15 @@ def _refusal(error: CatalogBatchError) -> Status:
     return Status.FAILED if error.exit_code == 1 else Status.REFUSED
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:500]
+def _signal_code(error: KeyboardInterrupt | SystemExit) -> int:
+    """Return 128 and the signal's number, as shells do; the handler puts it in ``SystemExit``."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return 130 if isinstance(error, KeyboardInterrupt) else _EXIT_CODES[Status.STOPPED]
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
 
 
 def _log(root: str, run: Run) -> None:
@@ -156,5 +164,5 @@ def _log(root: str, run: Run) -> None:
         # The tables are as the run left them, but nobody would find it in the log: not a success.
         logger.exception("run %s is not in run_log", run.run_id)
         what = run.error or f"the run ended as {run.status}"
-        run.error = f"{what}, and run_log was not written: {_first_line(error)}"
+        run.error = f"{what}, and run_log was not written: {_in_one_line(error)}"
         run.exit_code = run.exit_code if run.exit_code not in (0, 10) else 1

@@ -97,6 +97,15 @@ class Warehouse:
         self._require(table)
         return int(self._last_commit(table)["version"])
 
+    def versions(self, *tables: Table) -> dict[str, int]:
+        """Return the newest versions of tables, by name.
+
+        Raises:
+            MissingTableError: When one has not been created.
+        """
+        found = run_together(self.spark, *[partial(self.version, table) for table in tables])
+        return {table.name: version for table, version in zip(tables, found, strict=True)}
+
     def last_user_metadata(self, table: Table) -> dict[str, str]:
         """Return what the newest commit was stamped with, empty when it was not by us."""
         text = self._last_commit(table)["userMetadata"]

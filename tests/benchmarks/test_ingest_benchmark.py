@@ -2,8 +2,9 @@
 
 import pyarrow as pa
 import pytest
-from benchmarks.ingest.lanes import BARE, LANES
-from benchmarks.ingest.measure import Goal
+from benchmarks.ingest.compare import Runs, Size, goals_of
+from benchmarks.ingest.lanes import BARE, LANES, OURS
+from benchmarks.ingest.measure import Finished, Goal
 from benchmarks.ingest.photos import SMALL, Dataset, encode_photo, make_photos
 from deltalake import DeltaTable
 
@@ -49,6 +50,26 @@ def test_a_photo_is_drawn_the_same_again_and_like_no_other(photos: Dataset) -> N
     assert contents[0] == encode_photo(SMALL, 0)
     assert len(set(contents)) == 12
     assert encode_photo(SMALL, 0, revision=1) != contents[0]
+
+
+def test_the_steady_state_is_what_all_photos_take_more_than_a_part() -> None:
+    size = Size(SMALL, part=100, whole=500, rounds=3)
+    runs = Runs(size, part=took(11.0, 10.0, 19.0), whole=took(20.0, 12.0, 15.0))
+    assert runs.images_per_second == pytest.approx(400 / (15.0 - 11.0))
+    assert runs.start_up_seconds == pytest.approx(11.0 - 100 / 100.0)
+
+
+def test_start_up_that_varies_more_than_the_photos_take_meets_no_goal() -> None:
+    size = Size(SMALL, part=100, whole=500, rounds=1)
+    found = {
+        OURS.name: Runs(size, part=took(30.0), whole=took(29.0)),
+        BARE.name: Runs(size, part=took(1.0), whole=took(2.0)),
+    }
+    assert [goal.is_met for goal in goals_of(size, found)] == [False]
+
+
+def took(*seconds: float) -> list[Finished]:
+    return [Finished(each, 2 * each, 100.0, {}, {}) for each in seconds]
 
 
 def test_a_goal_says_whether_it_is_met() -> None:

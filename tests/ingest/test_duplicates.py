@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.testing import assertDataFrameEqual
 
-from catalog_batch.ingest import duplicates
+from catalog_batch.ingest import duplicates, joins
 from catalog_batch.resources import resource_folder
 
 NEW_DDL = "image_id string, perceptual_hash long"
@@ -167,6 +167,7 @@ def test_many_new_hashes_find_the_same_pairs_as_few(
 ) -> None:
     images = draw_images(seed=5, count=80)
     monkeypatch.setattr(duplicates, "BROADCAST_ROWS", 0)
+    monkeypatch.setattr(joins, "BROADCAST_ROWS", 0)
     assert groups_of(spark, images, 4) == group_by_brute_force(images, 4)
 
 

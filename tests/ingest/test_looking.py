@@ -43,8 +43,16 @@ def row(**columns: Any) -> Row:
 
 
 def known(content: bytes, **columns: Any) -> Row:
-    """Return the row of a.jpg as an earlier run knew it."""
-    return row(known_bytes=len(content), known_modified_at=MODIFIED, known_attempts=0) | columns
+    """Return the row of a.jpg as an earlier run knew it, shown or refused."""
+    return (
+        row(
+            known_bytes=len(content),
+            known_modified_at=MODIFIED,
+            refused_bytes=len(content),
+            refused_modified_at=MODIFIED,
+        )
+        | columns
+    )
 
 
 def sha256(content: bytes) -> str:
@@ -113,6 +121,22 @@ def test_a_rejected_file_that_did_not_change_is_not_tried_again(
     assert (found["outcome"], found["reason"], found["attempts"]) == (REJECTED, reason, None)
 
 
+def test_a_refused_version_of_a_shown_image_is_not_tried_again(
+    policy: SourcePolicy, photo: bytes
+) -> None:
+    item = known(photo, known_image_id="old", known_reason="crashed", known_attempts=1)
+    refused = look(item | {"known_bytes": 1}, policy)
+    assert (refused["outcome"], refused["reason"], refused["attempts"]) == (
+        REJECTED,
+        "crashed",
+        None,
+    )
+    restored = look(item | {"refused_bytes": 1}, policy)
+    assert (restored["outcome"], restored["image_id"]) == (UNCHANGED, "old")
+    changed = look(item | {"known_bytes": 1, "refused_bytes": 2}, policy)
+    assert (changed["outcome"], changed["known_attempts"]) == (TO_DO, 1)
+
+
 def test_a_rejected_file_that_changed_is_to_do(policy: SourcePolicy, photo: bytes) -> None:
     item = known(photo + b"!", known_reason="not_an_image", known_attempts=2)
     assert look(item, policy)["outcome"] == TO_DO
@@ -156,6 +180,8 @@ def test_every_row_of_every_batch_comes_out_once_in_order(
     types = {field.name: field.type for field in PLAN_SCHEMA} | {
         "known_bytes": pa.int64(),
         "known_modified_at": pa.timestamp("us", "UTC"),
+        "refused_bytes": pa.int64(),
+        "refused_modified_at": pa.timestamp("us", "UTC"),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in INPUT_COLUMNS])
     batches = pa.Table.from_pylist(rows, schema).to_batches(max_chunksize=7)

@@ -101,6 +101,28 @@ def test_a_full_manifest_delists_what_it_does_not_name_and_a_later_one_lists_it_
     assert shop.listed(tables.PRODUCT_IMAGES, "source_uri") == [("a.jpg",), ("b.jpg",)]
 
 
+def test_a_full_manifest_forgets_the_rejections_of_what_it_does_not_name(shop: Shop) -> None:
+    gone, nameless = ["p8", "gone.jpg", "", ""], ["p9", "", "", ""]
+    shop.ingest(shop.request([A, gone, nameless], 1))
+    assert {reason for (reason,) in shop.rows(tables.REJECTED_IMAGES, "reason")} == {
+        "missing",
+        "bad_row",
+    }
+    shop.ingest(shop.request([A, gone], 2))
+    assert len(shop.rows(tables.REJECTED_IMAGES, "reason")) == 2  # A partial manifest only adds.
+    shop.ingest(shop.request([A, ["p7", "a.jpg", "x"]], 3, is_full=True))
+    assert shop.run is not None
+    assert shop.run.details["not_delisted"] == "1 rows cannot be parsed"
+    # Nobody knows what the ragged row names; the mended row is not there any more all the same.
+    assert shop.rows(tables.REJECTED_IMAGES, "product_id", "reason") == [
+        ("p7", "bad_row"),
+        ("p8", "missing"),
+    ]
+    assert shop.rows(tables.MANIFESTS, "night", "is_full")[-1] == (date(2026, 1, 3), False)
+    shop.ingest(shop.request([A], 4, is_full=True))
+    assert shop.rows(tables.REJECTED_IMAGES, "reason") == []
+
+
 def test_a_late_manifest_adds_and_changes_nothing_that_is_known(shop: Shop) -> None:
     shop.ingest(shop.request([A, B], night=5, is_full=True))
     old = ["p2", "b.jpg", "Fruit/Quince", "Old title"]

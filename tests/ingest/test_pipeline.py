@@ -190,7 +190,7 @@ def killed(shop: Shop, changed: State, make_jpeg: Callable[..., bytes]) -> State
     )
     spark.sql(
         f"INSERT INTO {links} SELECT product_id, source_uri, 0, repeat('0', 64), 5, "
-        f"timestamp'2020-01-01', last_seen_at, run_id, NULL FROM {rejected} "
+        f"timestamp'2020-01-01', last_seen_at - INTERVAL 1 DAY, run_id, NULL FROM {rejected} "
         f"WHERE source_uri = 'c.jpg'"
     )
     late = hashlib.sha256(make_jpeg(20)).hexdigest()

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from catalog_batch.config import IngestSettings
 from catalog_batch.errors import BadInputError
 from catalog_batch.imaging import Reason, Rejection
 from catalog_batch.ingest.parquet_rows import ParquetRows
+from catalog_batch.ingest.pipeline import Request, ingest_catalogue
 from catalog_batch.ingest.reading import read_ahead
 from catalog_batch.ingest.sources import ImageRoot, SourceFile
+from catalog_batch.runs import Run, Status
+from catalog_batch.tables import ALL_TABLES
+from catalog_batch.warehouse import Warehouse
 
 CANARY = "CANARYSECRET"
 MAX_BYTES = 2_000_000
@@ -77,6 +82,31 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             store.client.close()
         finally:
             server.kill()
+
+
+def test_a_night_from_an_object_store_is_ingested_once_and_tells_no_secret(
+    store: Store,
+    warehouse: Warehouse,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for seed, name in enumerate(("night/1.jpg", "night/2.jpg")):
+        store.put(f"photos/{name}", make_jpeg(seed))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("product_id,image_uri\np1,night/1.jpg\np2,night/2.jpg\np3,night/3.jpg\n")
+    # Spark's workers were started before this module set its credentials.
+    root = store.root.replace("s3://", f"s3://testing:{CANARY}@")
+    request = Request(str(manifest), root, date(2026, 1, 1))
+    settings = IngestSettings(stored_side=32, max_rejected_share=1)
+    runs = [make_run("ingest"), make_run("ingest")]
+    outcomes = [ingest_catalogue(warehouse, request, settings, run) for run in runs]
+    assert (outcomes[0].ingested, outcomes[0].rejected) == (2, {"missing": 1})
+    assert (outcomes[1].unchanged, runs[1].status) == (2, Status.NOTHING_TO_DO)
+    told = [caplog.text, *(run.status_line() for run in runs)]
+    told += [str(warehouse.read(table).drop("content").collect()) for table in ALL_TABLES]
+    assert not [text for text in told if CANARY in text]
 
 
 def wait_until_served(port: int, server: "subprocess.Popen[bytes]") -> None:

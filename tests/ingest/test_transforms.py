@@ -1,6 +1,6 @@
 """The narrow steps of ingest, each with a few rows."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pyspark.sql import SparkSession
@@ -14,15 +14,16 @@ from catalog_batch.taxonomy import category_id, normalise_path
 NOW = datetime(2026, 1, 1)
 LINK_DDL = (
     "product_id string, source_uri string, image_id string, source_bytes bigint, "
-    "source_modified_at timestamp"
+    "source_modified_at timestamp, updated_at timestamp"
 )
 REJECTION_DDL = (
     "product_id string, source_uri string, reason string, attempts int, source_bytes bigint, "
-    "source_modified_at timestamp, expected_sha256 string"
+    "source_modified_at timestamp, expected_sha256 string, last_seen_at timestamp"
 )
 KNOWN_DDL = (
-    "product_id string, source_uri string, known_image_id string, known_reason string, "
-    "known_attempts int, known_sha256 string, known_bytes bigint, known_modified_at timestamp"
+    "product_id string, source_uri string, known_image_id string, known_bytes bigint, "
+    "known_modified_at timestamp, known_reason string, known_attempts int, known_sha256 string, "
+    "refused_bytes bigint, refused_modified_at timestamp"
 )
 KEY_DDL = "product_id string, source_uri string"
 MANIFEST_DDL = "product_id string, image_uri string, defect string"
@@ -99,21 +100,23 @@ def test_a_category_is_normalised_as_the_taxonomy_does_it(spark: SparkSession) -
 def test_of_repeated_rows_the_lowest_position_stays(spark: SparkSession) -> None:
     ddl = "product_id string, source_uri string, position int, title string"
     rows = [("p1", "a", 2, "x"), ("p1", "a", 1, "z"), ("p1", "a", 1, "y"), ("p2", "a", 5, "w")]
-    expected = [("p1", "a", 1, "y"), ("p2", "a", 5, "w")]
+    expected = [("p1", "a", 1, "y", 3), ("p2", "a", 5, "w", 1)]
     assertDataFrameEqual(
         spark.createDataFrame(rows, ddl).transform(transforms.drop_repeated_rows),
-        spark.createDataFrame(expected, ddl),
+        spark.createDataFrame(expected, f"{ddl}, copies bigint"),
     )
 
 
 def test_a_row_learns_what_earlier_runs_found(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("p1", "a"), ("p1", "b"), ("p2", "a")], KEY_DDL)
-    links = spark.createDataFrame([("p1", "a", "id", 10, NOW)], LINK_DDL)
-    rejected = spark.createDataFrame([("p1", "b", "truncated", 2, 5, NOW, "aa")], REJECTION_DDL)
+    links = spark.createDataFrame([("p1", "a", "id", 10, NOW, NOW)], LINK_DDL)
+    rejection = ("p1", "b", "truncated", 2, 5, NOW, "aa", NOW)
+    rejected = spark.createDataFrame([rejection], REJECTION_DDL)
+    nothing = (None,) * 5
     expected = [
-        ("p1", "a", "id", None, 0, None, 10, NOW),
-        ("p1", "b", None, "truncated", 2, "aa", 5, NOW),
-        ("p2", "a", None, None, None, None, None, None),
+        ("p1", "a", "id", 10, NOW, *nothing),
+        ("p1", "b", None, None, None, "truncated", 2, "aa", 5, NOW),
+        ("p2", "a", None, None, None, *nothing),
     ]
     assertDataFrameEqual(
         rows.transform(transforms.with_known_state, links, rejected),
@@ -121,14 +124,24 @@ def test_a_row_learns_what_earlier_runs_found(spark: SparkSession) -> None:
     )
 
 
-def test_a_key_in_both_tables_stays_one_row(spark: SparkSession) -> None:
-    rows = spark.createDataFrame([("p1", "a")], KEY_DDL)
-    links = spark.createDataFrame([("p1", "a", "id", 10, NOW)], LINK_DDL)
-    rejected = spark.createDataFrame([("p1", "a", "truncated", 2, 5, NOW, "aa")], REJECTION_DDL)
-    assertDataFrameEqual(
-        rows.transform(transforms.with_known_state, links, rejected),
-        spark.createDataFrame([("p1", "a", "id", None, 0, None, 10, NOW)], KNOWN_DDL),
+def test_of_a_key_in_both_tables_the_later_finding_counts(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("p1", "a"), ("p2", "a")], KEY_DDL)
+    links = [("p1", "a", "id", 10, NOW, NOW), ("p2", "a", "id", 10, NOW, NOW)]
+    rejections = [
+        ("p1", "a", "crashed", 2, 5, NOW, "aa", NOW + timedelta(days=1)),
+        # Ingested since: the run was killed before it removed this.
+        ("p2", "a", "crashed", 2, 5, NOW, "aa", NOW - timedelta(days=1)),
+    ]
+    found = rows.transform(
+        transforms.with_known_state,
+        spark.createDataFrame(links, LINK_DDL),
+        spark.createDataFrame(rejections, REJECTION_DDL),
     )
+    expected = [
+        ("p1", "a", "id", 10, NOW, "crashed", 2, "aa", 5, NOW),
+        ("p2", "a", "id", 10, NOW, None, 2, "aa", 5, NOW),
+    ]
+    assertDataFrameEqual(found, spark.createDataFrame(expected, KNOWN_DDL))
 
 
 def test_new_images_are_those_stored_and_not_known_each_once(spark: SparkSession) -> None:

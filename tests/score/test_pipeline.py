@@ -154,11 +154,22 @@ def stricter(shop: Shop, grown: State) -> State:
     return shop.score(SETTINGS.model_copy(update={"min_confidence": 1.0}))
 
 
-def test_every_image_is_scored_once(first: State, photos: list[bytes]) -> None:
-    expected = {sha256(content).hexdigest() for content in [*photos[:4], UNDECODABLE]}
+@pytest.fixture(scope="module")
+def delisted(shop: Shop, stricter: State) -> State:
+    """Take a product out of the catalogue, with its image, and score as at first."""
+    for table in (tables.PRODUCTS, tables.PRODUCT_IMAGES):
+        shop.warehouse.spark.sql(
+            f"UPDATE delta.`{shop.warehouse.path(table)}` SET delisted_at = now() "
+            "WHERE product_id = 'p2'"
+        )
+    return shop.score()
+
+
+def test_every_image_that_a_product_shows_is_scored_once(first: State, photos: list[bytes]) -> None:
+    expected = {sha256(content).hexdigest() for content in [*photos[:3], UNDECODABLE]}
     assert set(first.images) == expected
     assert first.run.rows_in == len(expected)
-    assert (first.summary.images_scored, first.summary.images_failed) == (5, 1)
+    assert (first.summary.images_scored, first.summary.images_failed) == (4, 1)
     assert first.run.status == Status.PUBLISHED
 
 
@@ -171,7 +182,7 @@ def test_predictions_are_those_of_the_model_without_spark(
     shop: Shop, first: State, photos: list[bytes]
 ) -> None:
     predictor = Predictor(load_bundle(shop.model.bundle_folder), top_k=2)
-    for content, expected in zip(photos[:4], predictor.predict(photos[:4]), strict=True):
+    for content, expected in zip(photos[:3], predictor.predict(photos[:3]), strict=True):
         assert isinstance(expected, Prediction)
         row = first.images[sha256(content).hexdigest()]
         assert [guess["category_id"] for guess in row["top_k"]] == [c for c, _ in expected.top_k]
@@ -268,3 +279,8 @@ def test_before_any_ingest_the_missing_table_is_named(
     with pytest.raises(MissingTableError, match="'images'"):
         score_catalogue(warehouse, shop.model, SPEC, SETTINGS, make_run("score"))
     assert not warehouse.exists(tables.IMAGE_PREDICTIONS)
+
+
+def test_a_delisted_product_keeps_the_prediction_it_had(stricter: State, delisted: State) -> None:
+    assert delisted.products["p2"] == stricter.products["p2"]
+    assert delisted.products["p1"]["run_id"] == delisted.run.run_id

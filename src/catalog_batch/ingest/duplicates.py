@@ -25,11 +25,11 @@ from itertools import combinations, pairwise
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from catalog_batch.ingest.joins import BROADCAST_ROWS, broadcast_if_few
+
 HASH_BITS = 64
 LARGE_BUCKET = 2_000
 """Distinct hashes in a bucket, past which comparing all of them costs more than cutting it."""
-BROADCAST_ROWS = 1_000_000
-"""Most bucket numbers that are sent to each executor, by way of the driver: some 50 MB."""
 
 logger = logging.getLogger(__name__)
 
@@ -134,23 +134,18 @@ def keep_shared_buckets(
     is_large = F.col("size") > large_bucket
     found, kept = _count_both(shared, is_large)
     chosen = shared.where(~is_large).select("bucket")
-    usual = buckets.join(_sent_round(chosen, kept), "bucket", "left_semi")
+    usual = buckets.join(broadcast_if_few(chosen, kept), "bucket", "left_semi")
     if not found:
         return usual
     logger.info("%d buckets of hashes hold more than %d: cut again", found, large_bucket)
     finer = buckets.sparkSession.createDataFrame(finer_masks(masks, distance), "mask long, to long")
     cut = (
-        buckets.join(_sent_round(shared.where(is_large), found), "bucket", "left_semi")
+        buckets.join(broadcast_if_few(shared.where(is_large), found), "bucket", "left_semi")
         .join(F.broadcast(finer), "mask", "inner")
         .select("perceptual_hash", "is_fresh", F.col("to").alias("mask"))
         .transform(with_bucket)
     )
     return usual.unionByName(cut)
-
-
-def _sent_round(few: DataFrame, rows: int) -> DataFrame:
-    """Send a frame to each executor when it is small, so that the other side stays where it is."""
-    return F.broadcast(few) if rows <= BROADCAST_ROWS else few
 
 
 def finer_masks(masks: list[int], distance: int) -> list[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """Look at every image of a manifest without opening one: what is known already, what is to do?"""
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -28,6 +29,8 @@ INPUT_COLUMNS = (
     "known_sha256",
     "known_bytes",
     "known_modified_at",
+    "refused_bytes",
+    "refused_modified_at",
 )
 PLAN_SCHEMA = pa.schema(
     [
@@ -100,12 +103,11 @@ def look_at(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> dict[
     file = root.find(row["source_uri"])
     if isinstance(file, Rejection):
         return plan | _rejected(file, row, None)
-    if _is_same_file(row, file):
-        if row["known_reason"] and _is_remembered(row, policy):
-            remembered = Rejection(Reason(row["known_reason"]), "")
-            return plan | _rejected(remembered, row, file) | {"attempts": None}
-        if row["known_image_id"] and not row["sha256"]:
-            return plan | _unchanged(row)
+    if row["known_reason"] and _is_refused_file(row, file) and _is_remembered(row, policy):
+        remembered = Rejection(Reason(row["known_reason"]), "")
+        return plan | _rejected(remembered, row, file) | {"attempts": None}
+    if row["known_image_id"] and _is_shown_file(row, file) and not row["sha256"]:
+        return plan | _unchanged(row)
     if file.size is not None and file.size > policy.max_source_bytes:
         return plan | _rejected(Rejection(Reason.TOO_LARGE, f"{file.size} bytes"), row, file)
     return plan | _located(file) | {"outcome": TO_DO, "path": file.path, "member": file.member}
@@ -131,11 +133,19 @@ def _is_remembered(row: dict[str, Any], policy: SourcePolicy) -> bool:
     return is_same_checksum and row["known_reason"] not in policy.retried
 
 
-def _is_same_file(row: dict[str, Any], file: SourceFile) -> bool:
+def _is_shown_file(row: dict[str, Any], file: SourceFile) -> bool:
+    """Tell whether it is the file whose image is stored."""
+    return _is_file(file, row["known_bytes"], row["known_modified_at"])
+
+
+def _is_refused_file(row: dict[str, Any], file: SourceFile) -> bool:
+    """Tell whether it is the file that was rejected."""
+    return _is_file(file, row["refused_bytes"], row["refused_modified_at"])
+
+
+def _is_file(file: SourceFile, size: int | None, modified_at: datetime | None) -> bool:
     # The size of a shard's member is not known before the shard is opened.
-    is_same_size = file.size is None or row["known_bytes"] == file.size
-    was_seen = row["known_image_id"] is not None or row["known_reason"] is not None
-    return was_seen and is_same_size and row["known_modified_at"] == file.modified_at
+    return file.size in (None, size) and modified_at == file.modified_at
 
 
 def _unchanged(row: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +159,7 @@ def _unchanged(row: dict[str, Any]) -> dict[str, Any]:
 
 def _rejected(rejection: Rejection, row: dict[str, Any], file: SourceFile | None) -> dict[str, Any]:
     # The same finding about the same file, or about none, is no new attempt.
-    is_same_file = file is None or _is_same_file(row, file)
+    is_same_file = file is None or _is_refused_file(row, file)
     is_same_finding = is_same_file and row["known_reason"] == rejection.reason
     return _located(file) | {
         "outcome": REJECTED,

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from catalog_batch.errors import ManifestError
+from catalog_batch.ingest.sources import shown_uri
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,13 @@ def locate(uri: str) -> tuple[Any, str]:
     return files, path
 
 
+def suffix_of(uri: str) -> str:
+    """Return how a manifest's name ends, in small letters: of a URI without its query."""
+    return PurePosixPath(shown_uri(uri)).suffix.lower()
+
+
 def _is_csv(uri: str) -> bool:
-    return PurePosixPath(uri).suffix.lower() == ".csv"
+    return suffix_of(uri) == ".csv"
 
 
 class _Lines:
@@ -201,7 +207,7 @@ def _find_encoding(uri: str) -> str:
     except OSError as error:
         raise ManifestError(f"Manifest {uri!r} cannot be read: {error}") from error
     if encoding == "cp1252":
-        logger.warning("Manifest %r is not UTF-8; it is read as cp1252 (Latin-1).", uri)
+        logger.warning("Manifest %r is not UTF-8; it is read as cp1252 (Latin-1).", shown_uri(uri))
     return encoding
 
 

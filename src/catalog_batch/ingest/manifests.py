@@ -1,7 +1,6 @@
 """Manifests: opening one with Spark, and the columns it must and may have."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -25,6 +24,7 @@ from catalog_batch.ingest.manifest_text import (
     column_name,
     locate,
     parse_text_manifest,
+    suffix_of,
 )
 
 SPLIT_NAMES = {
@@ -142,7 +142,7 @@ def _known_split() -> Column:
 def _read(spark: SparkSession, uri: str, staging: str) -> _Source:
     if _is_delta(uri):
         return _read_delta(spark, uri)
-    suffix = PurePosixPath(uri).suffix.lower()
+    suffix = suffix_of(uri)
     if suffix in TEXT_SUFFIXES:
         return _read_text(spark, uri, f"{staging.rstrip('/')}/manifest")
     if suffix == ".parquet":
@@ -174,7 +174,10 @@ def _typed(frame: DataFrame) -> _Source:
 
 
 def _read_delta(spark: SparkSession, uri: str) -> _Source:
-    table = spark.read.format("delta").load(uri)
+    # One version for all that is read of it: a supplier may write meanwhile.
+    newest = DeltaTable.forPath(spark, uri).history(1).select("version").first()
+    assert newest is not None  # A Delta table has a first version.
+    table = spark.read.format("delta").option("versionAsOf", newest["version"]).load(uri)
     source = _typed(table)
     return _typed(_live_files(spark, uri, table)) if source.is_inline else source
 

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from catalog_batch.config import IngestSettings
 from catalog_batch.errors import ReconciliationError
 from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
+from catalog_batch.ingest.transforms import KEY
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def measure_pass(decoded: DataFrame) -> dict[str, float]:
     row = decoded.select(
         F.count("decode_ms").alias("images_decoded"),
         F.sum("bytes_read").alias("bytes_read"),
-        F.sum("stored_bytes").alias("bytes_stored"),
+        F.sum("stored_bytes").alias("bytes_encoded"),
         decode_ms[0].alias("decode_ms_p50"),
         decode_ms[1].alias("decode_ms_p95"),
     ).first()
@@ -110,6 +111,23 @@ def reconcile(outcomes: Outcomes, rows_in: int) -> None:
         raise ReconciliationError(
             f"The manifest has {rows_in} rows, but {outcomes.total} have an outcome: {outcomes}. "
             "Nothing was published. Run again; if it repeats, report it as a bug."
+        )
+
+
+def require_each_key_once(rows: DataFrame, outcomes: DataFrame) -> None:
+    """Check that the rows with an outcome are the rows of the manifest: none lost, none twice.
+
+    Raises:
+        ReconciliationError: When they are not; nothing is published then.
+    """
+    both = rows.select(*KEY, F.lit(1).alias("more")).unionByName(
+        outcomes.select(*KEY, F.lit(-1).alias("more"))
+    )
+    odd = both.groupBy(*KEY).agg(F.sum("more").alias("more")).where("more <> 0").limit(5).collect()
+    if odd:
+        raise ReconciliationError(
+            f"These rows have no outcome, or two: {[tuple(row)[:2] for row in odd]}. Nothing was "
+            "published. Run again; if it repeats, report it as a bug."
         )
 
 

@@ -27,6 +27,7 @@ from catalog_batch.ingest.outcomes import (
     gate_problem,
     measure_pass,
     reconcile,
+    require_each_key_once,
 )
 from catalog_batch.ingest.policy import SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot, shown_uri
@@ -121,12 +122,16 @@ def ingest_catalogue(
         result = replace(counted, measures=measures, delisting=gone)
         _report(run, result, intake.night)
         reconcile(result, intake.rows_in)
+        require_each_key_once(intake.rows, found)
         _pass_gate(warehouse, result, found, settings, run)
         changed = _publish(warehouse, intake, found, new_images, settings, run)
         publication.record_manifest(
             warehouse, intake.manifest.columns, intake.rows_in, intake.night, run
         )
     run.rows_out = result.ingested + result.duplicate
+    run.table_versions = warehouse.versions(
+        tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES, tables.REJECTED_IMAGES
+    )
     run.finish(Status.PUBLISHED if changed else Status.NOTHING_TO_DO)
     return result
 
@@ -178,10 +183,11 @@ def _intake(warehouse: Warehouse, request: Request, run_id: str) -> Intake:
     check_splits(manifest.frame)
     # Staged, not cached: what follows starts from a plain scan, whatever is committed meanwhile.
     rows = warehouse.stage(distinct, f"{run_id}/rows")
-    rows_in, rows_distinct = manifest.frame.count(), rows.count()
-    if rows_in == 0:
+    # Counted in what was read, for the manifest may have grown since.
+    counted = rows.agg(F.sum("copies"), F.count("*"), F.count_if("is_garbled")).first()
+    rows_in, rows_distinct, garbled = counted or (0, 0, 0)
+    if not rows_in:
         raise ManifestError(f"Manifest {request.manifest!r} has a header and no rows.")
-    garbled = rows.where("is_garbled").count()
     night = replace(night, garbled_rows=garbled)
     _warn(night)
     return Intake(manifest, rows, rows_in, rows_in - rows_distinct, night)
@@ -293,6 +299,8 @@ def _report(run: Run, outcomes: Outcomes, night: Night) -> None:
     run.details["night"] = f"{night.night}"
     if night.is_late:
         run.details["is_late"] = True
+    if night.is_full and night.garbled_rows:
+        run.details["not_delisted"] = f"{night.garbled_rows} rows cannot be parsed"
     if night.delists:
         gone = outcomes.delisting
         run.counts |= {"delisted_products": gone.products, "delisted_images": gone.images}

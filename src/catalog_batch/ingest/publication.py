@@ -12,8 +12,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from catalog_batch import tables
 from catalog_batch.ingest import transforms
 from catalog_batch.ingest.duplicates import select_duplicate_groups
+from catalog_batch.ingest.joins import broadcast_if_few
 from catalog_batch.ingest.nights import Night
 from catalog_batch.ingest.outcomes import Delisting
+from catalog_batch.ingest.policy import INGESTED, REJECTED
 from catalog_batch.ingest.staged_images import STAGED_SCHEMA
 from catalog_batch.runs import Run
 from catalog_batch.warehouse import Warehouse
@@ -37,10 +39,12 @@ def append_new_images(
     staged = warehouse.spark.read.schema(staged_type).parquet(*files)
     redundant = outcomes.transform(transforms.select_redundant, new_images)
     # The fewer rows travel to the images, not the images to a shuffle.
-    if redundant.count() <= count:
-        kept = staged.join(F.broadcast(redundant), transforms.KEY, "left_anti")
+    surplus = redundant.count()
+    if surplus <= count:
+        kept = staged.join(broadcast_if_few(redundant, surplus), transforms.KEY, "left_anti")
     else:
-        kept = staged.join(F.broadcast(new_images), ["image_id", *transforms.KEY], "left_semi")
+        few = broadcast_if_few(new_images, count)
+        kept = staged.join(few, ["image_id", *transforms.KEY], "left_semi")
     warehouse.append(
         kept.transform(transforms.with_stamp, "ingested_at", run.started_at, run.run_id),
         tables.IMAGES,
@@ -62,9 +66,12 @@ def publish_links(
         )
     rejections = outcomes.transform(transforms.select_rejections, rows, *stamp)
     changed = warehouse.upsert(links, tables.PRODUCT_IMAGES)
-    changed += warehouse.delete(links, tables.REJECTED_IMAGES)
+    # What a late night finds unchanged says nothing of what was rejected since.
+    taken = links.where(F.col("outcome") == INGESTED) if night.is_late else links
+    changed += warehouse.delete(taken, tables.REJECTED_IMAGES)
     changed += warehouse.upsert(rejections, tables.REJECTED_IMAGES)
-    lasting = rejections.transform(transforms.keep_lasting)
+    # Remembered ones too: the run that found them may have been killed before it came to this.
+    lasting = outcomes.where(F.col("outcome") == REJECTED).transform(transforms.keep_lasting)
     return changed + warehouse.delete(lasting, tables.PRODUCT_IMAGES)
 
 
@@ -135,10 +142,15 @@ def measure_delisting(warehouse: Warehouse, rows: DataFrame, night: Night) -> De
 
 
 def delist_vanished(warehouse: Warehouse, rows: DataFrame, night: Night, run: Run) -> int:
-    """Mark what a full manifest does not name; nothing is deleted."""
-    if not night.delists:
+    """Mark what a full manifest does not name, and forget its rejections; no image is deleted."""
+    if not night.is_full or night.is_late:
         return 0
-    changed = 0
+    outdated = transforms.select_outdated_rejections(
+        warehouse.read(tables.REJECTED_IMAGES), rows, night
+    )
+    changed = warehouse.delete(outdated, tables.REJECTED_IMAGES)
+    if not night.delists:
+        return changed
     for table, key in _LISTED:
         vanished = warehouse.read(table).transform(transforms.select_vanished, rows, key)
         marked = vanished.transform(transforms.with_delisting, run.started_at, run.run_id)
@@ -158,7 +170,7 @@ def record_manifest(
     row = (
         night.night,
         night.uri,
-        night.is_full or night.was_full,
+        night.delists or night.was_full,
         rows_in,
         dict(columns),
         run.started_at,

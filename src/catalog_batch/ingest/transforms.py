@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from catalog_batch import taxonomy
 from catalog_batch.imaging import Reason
 from catalog_batch.ingest.manifests import with_given_split
+from catalog_batch.ingest.nights import Night
 from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
 
 KEY = ["product_id", "source_uri"]
@@ -19,6 +20,8 @@ PASSING_REASONS = (
     Reason.CRASHED,
     Reason.CHANGED_WHILE_READING,
 )
+ROW_PREFIX = "row:"
+"""What the location of a row begins with that names no image."""
 DEFECT_NO_PRODUCT = "the row has no product_id"
 DEFECT_NO_IMAGE = "the row has no image_uri"
 
@@ -32,7 +35,7 @@ def with_key(manifest: DataFrame) -> DataFrame:
     is_garbled = F.col("defect").isNotNull()
     has_product = F.coalesce(F.length(F.trim("product_id")), F.lit(0)) > 0
     has_image = F.coalesce(F.length(F.trim("image_uri")), F.lit(0)) > 0
-    fingerprint = F.concat(F.lit("row:"), F.substring(F.sha2(_content(manifest), 256), 1, 16))
+    fingerprint = F.concat(F.lit(ROW_PREFIX), F.substring(F.sha2(_content(manifest), 256), 1, 16))
     defect = (
         F.when(is_garbled, F.col("defect"))
         .when(~has_product, DEFECT_NO_PRODUCT)
@@ -97,9 +100,14 @@ def category_id(path: Column) -> Column:
 
 
 def drop_repeated_rows(manifest: DataFrame) -> DataFrame:
-    """Keep one row for each key: the lowest position, then the first in order of its content."""
-    order = Window.partitionBy(*KEY).orderBy("position", _as_json(manifest))
-    return manifest.withColumn("_rank", F.row_number().over(order)).where("_rank = 1").drop("_rank")
+    """Keep one row for each key: the lowest position, then the first in order of its content.
+
+    ``copies`` tells how many rows the key had.
+    """
+    same = Window.partitionBy(*KEY)
+    rank = F.row_number().over(same.orderBy("position", _as_json(manifest)))
+    ranked = manifest.withColumns({"_rank": rank, "copies": F.count("*").over(same)})
+    return ranked.where("_rank = 1").drop("_rank")
 
 
 def prepare_manifest(manifest: DataFrame) -> DataFrame:
@@ -115,28 +123,32 @@ def prepare_manifest(manifest: DataFrame) -> DataFrame:
 def with_known_state(
     rows: DataFrame, product_images: DataFrame, rejected_images: DataFrame
 ) -> DataFrame:
-    """Add what earlier runs found for the same key: image or reason, size, modification time."""
-    ingested = product_images.select(
+    """Add what earlier runs found for the same key: its image, and what was rejected since.
+
+    A key may have both: an image, and a later version of its file that could not be taken.
+    """
+    shown = product_images.select(
         *KEY,
         F.col("image_id").alias("known_image_id"),
-        F.lit(None).cast("string").alias("known_reason"),
-        F.lit(0).alias("known_attempts"),
-        F.lit(None).cast("string").alias("known_sha256"),
         F.col("source_bytes").alias("known_bytes"),
         F.col("source_modified_at").alias("known_modified_at"),
+        F.col("updated_at").alias("_shown_at"),
     )
     rejected = rejected_images.select(
         *KEY,
-        F.lit(None).cast("string").alias("known_image_id"),
         F.col("reason").alias("known_reason"),
         F.col("attempts").alias("known_attempts"),
         F.col("expected_sha256").alias("known_sha256"),
-        F.col("source_bytes").alias("known_bytes"),
-        F.col("source_modified_at").alias("known_modified_at"),
+        F.col("source_bytes").alias("refused_bytes"),
+        F.col("source_modified_at").alias("refused_modified_at"),
+        F.col("last_seen_at").alias("_rejected_at"),
     )
-    # A run killed between its commits leaves a key in both tables: one row is enough to go by.
-    only_rejected = rejected.join(ingested.select(*KEY), KEY, "left_anti")
-    return rows.join(ingested.unionByName(only_rejected), KEY, "left")
+    # A run killed between its commits leaves the rejection of a key that it has since ingested.
+    is_over = F.coalesce(F.col("_shown_at") >= F.col("_rejected_at"), F.lit(False))
+    known = shown.join(rejected, KEY, "full").withColumn(
+        "known_reason", F.when(~is_over, F.col("known_reason"))
+    )
+    return rows.join(known.drop("_shown_at", "_rejected_at"), KEY, "left")
 
 
 def keep_to_do(plan: DataFrame) -> DataFrame:
@@ -221,6 +233,16 @@ def with_listing_kept(links: DataFrame, stored: DataFrame, newcomers: Column) ->
     )
 
 
+def select_outdated_rejections(rejected: DataFrame, named: DataFrame, night: Night) -> DataFrame:
+    """Return the keys of rejections that a full manifest no longer names.
+
+    Where rows cannot be parsed nobody knows which images they name, but a bad row that is not there
+    any more was mended or removed.
+    """
+    gone = rejected.select(*KEY).join(named.select(*KEY), KEY, "left_anti")
+    return gone if night.delists else gone.where(F.col("source_uri").startswith(ROW_PREFIX))
+
+
 def select_vanished(stored: DataFrame, named: DataFrame, key: list[str]) -> DataFrame:
     """Return the listed rows of a table that a full manifest does not name."""
     return stored.where("delisted_at IS NULL").join(named.select(*key).distinct(), key, "left_anti")
@@ -249,7 +271,7 @@ def keep_lasting(rejections: DataFrame) -> DataFrame:
     """Keep the rejections that speak against the image itself.
 
     What storage, time or memory was to blame for may be right again: the product goes on showing
-    the image that it had, and the next run tries again.
+    the image that it had, until its file changes or the reason is tried again.
     """
     return rejections.where(~F.col("reason").isin(*map(str, PASSING_REASONS)))
 

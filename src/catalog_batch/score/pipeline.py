@@ -37,7 +37,9 @@ def score_catalogue(
     settings: ScoreSettings,
     run: Run,
 ) -> ScoreSummary:
-    """Predict a category for every product, scoring only images that this model has not seen.
+    """Predict a category for every listed product, scoring only images new to this model.
+
+    A delisted product keeps the prediction that it had.
 
     Args:
         warehouse: With the tables that ingest wrote.
@@ -71,7 +73,8 @@ def _score_images(
     """Run the model over unscored images; return how many were scored and how many failed."""
     images = warehouse.read(tables.IMAGES, version)
     known = _predictions(warehouse, model)
-    with cached(transforms.select_unscored(images, known)) as unscored:
+    links = warehouse.read(tables.PRODUCT_IMAGES).transform(transforms.keep_listed)
+    with cached(transforms.select_unscored(images, links, known)) as unscored:
         run.rows_in = pending = unscored.count()
         if not pending:
             return 0, 0
@@ -157,10 +160,12 @@ def _decide_products(
         "predicted_at": run.started_at,
         "run_id": run.run_id,
     }
+    products = warehouse.read(tables.PRODUCTS).transform(transforms.keep_listed)
     decisions = (
         warehouse.read(tables.PRODUCT_IMAGES)
+        .transform(transforms.keep_listed)
         .transform(transforms.select_product_scores, _predictions(warehouse, model))
-        .transform(transforms.with_every_product, warehouse.read(tables.PRODUCTS))
+        .transform(transforms.with_every_product, products)
         .transform(transforms.with_decision, spec.thresholds, settings.min_confidence)
         .transform(transforms.with_category_path, paths)
         .withColumns({name: F.lit(value) for name, value in lineage.items()})

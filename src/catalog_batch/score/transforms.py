@@ -15,9 +15,19 @@ def keep_of_model(predictions: DataFrame, model_name: str, model_version: int) -
     return predictions.where(is_of_model)
 
 
-def select_unscored(images: DataFrame, scored: DataFrame) -> DataFrame:
-    """Return the ids of images without a prediction; bytes are not read."""
-    return images.select("image_id").join(scored.select("image_id"), "image_id", "left_anti")
+def keep_listed(rows: DataFrame) -> DataFrame:
+    """Keep the rows of a table that no full manifest has delisted."""
+    return rows.where(F.col("delisted_at").isNull())
+
+
+def select_unscored(images: DataFrame, links: DataFrame, scored: DataFrame) -> DataFrame:
+    """Return the ids of images that a link shows, without a prediction; bytes are not read."""
+    shown = links.select("image_id").distinct()
+    return (
+        images.select("image_id")
+        .join(shown, "image_id", "left_semi")
+        .join(scored.select("image_id"), "image_id", "left_anti")
+    )
 
 
 def select_product_scores(product_images: DataFrame, scored: DataFrame) -> DataFrame:
