@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from tests.commands import Line
+from tests.commands import Line, run_command
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -107,6 +107,24 @@ def test_a_second_night_changes_nothing(line: Line) -> None:
         for name in (*once, "training_examples", "image_predictions", "product_predictions")
     }
     assert set(versions.values()) == {1}, versions  # 0 is the empty table
+
+
+def test_a_night_that_the_gate_refuses_exits_30_and_publishes_nothing(
+    line: Line, tmp_path: Path
+) -> None:
+    ingest = ["catalog-batch", "ingest", line.manifest, "--images", line.images]
+    refused = run_command([*ingest, "-w", tmp_path, "--set=ingest.max_rejected_share=0.01"])
+    assert (refused.exit_code, refused.status["exit_code"]) == (30, 30)
+    assert refused.status["status"] == "refused"
+    assert "ingest.max_rejected_share" in refused.status["error"]
+    assert refused.status["counts"] == line.job("ingest").status["counts"]
+    published = ("products", "product_images", "images", "rejected_images")
+    assert [DeltaTable(f"{tmp_path}/{name}").version() for name in published] == [0] * 4
+    (kept,) = (tmp_path / "_staging").iterdir()
+    found = pq.read_table(kept).num_rows
+    assert found == refused.status["rows_in"] - refused.status["counts"]["repeated"]
+    (run,) = DeltaTable(f"{tmp_path}/run_log").to_pyarrow_table().to_pylist()
+    assert (run["status"], run["exit_code"]) == ("refused", 30)
 
 
 def test_a_dry_run_tells_which_rejected_images_would_be_tried_again(line: Line) -> None:

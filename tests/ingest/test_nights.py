@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -255,6 +259,53 @@ def test_near_duplicates_share_a_group_and_the_run_tells_its_figures(
     groups = shop.rows(tables.IMAGE_DUPLICATES, "duplicate_group", "image_id")
     assert len(groups) == 3
     assert len({group for group, _ in groups}) == 2
+
+
+def test_a_killed_worker_costs_no_row(shop: Shop, make_jpeg: Callable[..., bytes]) -> None:
+    rows = [[f"p{n}", f"many/{n}.jpg", "", ""] for n in range(400)]
+    (shop.folder / "images" / "many").mkdir()
+    for n in range(400):
+        (shop.folder / "images" / "many" / f"{n}.jpg").write_bytes(make_jpeg(n, 640, 480))
+    killed: list[int] = []
+
+    def kill_those_that_decode() -> None:
+        staging = Path(shop.warehouse.root, "_staging")
+        deadline = time.monotonic() + 60
+        while not any(staging.glob("*/images/*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for pid in spark_workers():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    with ThreadPoolExecutor(1) as threads:
+        killing = threads.submit(kill_those_that_decode)
+        outcomes = shop.ingest(shop.request(rows, 1))
+        killing.result()
+    assert killed
+    assert (outcomes.ingested, outcomes.rejected) == (400, {})
+    assert len(set(shop.rows(tables.IMAGES, "image_id"))) == 400
+
+
+def spark_workers() -> list[int]:
+    """Return the Python workers of this process's Spark: forks of its daemon."""
+    names, parents = {}, {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            names[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes()
+            status = Path(f"/proc/{entry}/stat").read_text()
+        except OSError:
+            continue
+        parents[int(entry)] = int(status.rpartition(")")[2].split()[1])
+    daemons = {pid for pid, name in names.items() if b"pyspark.daemon" in name}
+    return [pid for pid in daemons if parents[pid] in daemons and is_below(pid, parents)]
+
+
+def is_below(pid: int, parents: dict[int, int]) -> bool:
+    while pid in parents:
+        pid = parents[pid]
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def test_secrets_in_a_location_stay_out_of_errors(shop: Shop) -> None:

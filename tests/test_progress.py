@@ -1,0 +1,56 @@
+"""What a person sees on a terminal while a job works."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from catalog_batch import progress
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Stand in for a wide terminal."""
+    output = io.StringIO()
+    terminal = Console(file=output, force_terminal=True, width=160, color_system=None)
+    monkeypatch.setattr(progress, "console", lambda: terminal)
+    yield output
+
+
+def test_a_bar_tells_how_far_it_is_the_rate_and_the_time_left(screen: io.StringIO) -> None:
+    with progress.progress_bar("decoding images", 1_000, "images") as advance:
+        for _ in range(4):
+            advance(100)
+    shown = screen.getvalue()
+    assert "decoding images" in shown
+    assert "400/1000" in shown
+    assert "images/s" in shown
+    assert "0:00:0" in shown  # elapsed, and what is left
+
+
+def test_a_polled_bar_follows_what_it_reads(
+    screen: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.001)
+    counts = iter(range(0, 1_000_000, 10))
+    seen: list[int] = []
+
+    def read() -> int:
+        seen.append(next(counts))
+        return seen[-1]
+
+    with progress.polled_progress("looking at files", 1_000, read, "files"):
+        while len(seen) < 5:
+            pass
+    assert "looking at files" in screen.getvalue()
+    assert " 0/1000" not in screen.getvalue().splitlines()[-1]
+
+
+def test_nothing_is_drawn_where_nobody_looks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "console", lambda: Console(file=io.StringIO()))
+    with progress.progress_bar("decoding images", 10) as advance:
+        advance(10)
+    assert capfd.readouterr() == ("", "")
