@@ -173,7 +173,7 @@ class Warehouse:
         doomed = keys.select(*table.key).distinct()
         stored = self.read(table).select(*table.key)
         # Mostly there is nothing to delete, and one look at either side tells.
-        if keys.isEmpty() or stored.isEmpty():
+        if stored.isEmpty() or keys.isEmpty():
             return 0
         # Even a MERGE that deletes nothing commits a version.
         if stored.join(doomed, [*table.key], "left_semi").isEmpty():
