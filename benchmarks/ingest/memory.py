@@ -27,8 +27,9 @@ QUICK = 40
 PEAK_MIB = 1536.0
 SAMPLE_SECONDS = 0.2
 ONE_TASK = (
-    # With two cores the rows would be two tasks, whatever a task may hold.
+    # Each core would get a few tasks, whatever a task may hold.
     "--set=spark.master=local[1,4]",
+    "--set=ingest.tasks_per_core=1",
     "--set=ingest.rows_per_task=1000",
     "--set=ingest.bytes_per_task=100000000000",
     "--set=ingest.max_source_bytes=50000000",

@@ -35,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Exit codes: 0 published, 10 nothing to do, 20 bad input, 30 gate refused, "
-    "40 model refused, 75 another run holds the lock, 1 crash.",
+    "40 model refused, 75 another run holds the lock, 1 crash, 2 wrong usage, "
+    "130 and 143 stopped by Ctrl-C and SIGTERM.",
 )
 
 

@@ -77,6 +77,10 @@ class IngestSettings(_Section):
     rows_per_task: int = Field(default=1000, ge=1)
     """Images a task decodes: fewer lose less to a retry, more cost less to start."""
 
+    tasks_per_core: int = Field(default=4, ge=1)
+    """Tasks that a small night is cut into for each core: no core waits long for the last one, and
+    progress shows between them."""
+
     bytes_per_task: int = Field(default=2_000_000_000, ge=1)
     """Source bytes a task decodes, when that is reached before ``rows_per_task``."""
 
@@ -109,8 +113,8 @@ class IngestSettings(_Section):
     """Share of a manifest's rows that may be rejected; above it nothing is published (exit 30)."""
 
     max_delisted_share: float = Field(default=0.2, ge=0, le=1)
-    """Share of the listed products that one full manifest may delist; above it nothing is published
-    (exit 30): the manifest may have been cut short."""
+    """Share of the listed products, or of their images, that one full manifest may delist; above it
+    nothing is published (exit 30): the manifest may have been cut short."""
 
 
 class TrainingSetSettings(_Section):

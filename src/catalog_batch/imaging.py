@@ -110,7 +110,7 @@ _SENTENCES = {
     Reason.TOO_MANY_PIXELS: "The header promises more than ingest.max_pixels or max_side.",
     Reason.TOO_SMALL: "A side is shorter than ingest.min_side.",
     Reason.CHECKSUM_MISMATCH: "The bytes do not have the SHA-256 that the manifest gives.",
-    Reason.OUTSIDE_ROOT: "The location leaves the image root, or is no file of its kind.",
+    Reason.OUTSIDE_ROOT: "The location leaves the image root.",
     Reason.UNREADABLE: "The file is there but could not be read.",
     Reason.TIMED_OUT: "Reading or decoding the image took longer than is allowed.",
     Reason.OUT_OF_MEMORY: "Decoding the image needed more memory than is allowed.",

@@ -34,8 +34,8 @@ TEXT_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")
 
 _MAX_ROW = 10_000_000  # characters: a description may be long, an unclosed quote is longer
 _MAX_COLUMNS = 2_000
-_PART_ROWS = 50_000
-_PART_CHARACTERS = 32_000_000
+_PART_ROWS = 10_000
+_PART_CHARACTERS = 8_000_000
 _UNSAFE = re.compile("[\0\ud800-\udfff]")  # NUL, and what stands for bytes that do not decode
 _PACKED = {
     b"\x1f\x8b": "gzip",

@@ -36,7 +36,6 @@ from catalog_batch.spark import run_together, spark_progress
 from catalog_batch.warehouse import Warehouse
 
 JOB = "ingest"
-_TASKS_PER_CORE = 4
 _SMALLEST_TASK = 50
 logger = logging.getLogger(__name__)
 
@@ -263,8 +262,7 @@ def _tasks(warehouse: Warehouse, to_do: DataFrame, rows: int, settings: IngestSe
     wanted = max(
         -(-rows // settings.rows_per_task),
         -(-total_bytes // settings.bytes_per_task),
-        # Several for each core: no core waits long for the last, and progress shows between them.
-        min(_TASKS_PER_CORE * cores, rows // _SMALLEST_TASK),
+        min(settings.tasks_per_core * cores, rows // _SMALLEST_TASK),
         1,
     )
     # Whole rounds of all cores: a last round of one task would leave the others idle.
