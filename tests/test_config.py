@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,12 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> No
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in CONF.glob("*.toml")))
 def test_every_profile_loads_on_top_of_base(profile: str) -> None:
-    load_settings([CONF / "base.toml", CONF / f"{profile}.toml"])
+    settings = load_settings([CONF / "base.toml", CONF / f"{profile}.toml"]).model_dump()
+    given = tomllib.loads((CONF / f"{profile}.toml").read_text(encoding="utf-8"))
+    for name, value in given.items():
+        loaded = settings[name]
+        is_section = isinstance(value, dict)
+        assert value == ({key: loaded[key] for key in value} if is_section else loaded)
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -364,9 +364,10 @@ def test_float_greys_are_stretched_over_the_whole_range() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, float("nan"), float("inf")])
-def test_a_flat_or_senseless_float_picture_does_not_raise(value: float) -> None:
+def test_a_flat_or_senseless_float_picture_is_stored_black(value: float) -> None:
     greys = np.full((64, 64), value, dtype=np.float32)
-    decode_image(encoded(Image.fromarray(greys), "TIFF"), POLICY)
+    _, pixels = stored(encoded(Image.fromarray(greys), "TIFF"))
+    assert (pixels.min(), pixels.max()) == (0, 0)
 
 
 def test_transparency_becomes_white() -> None:

@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -89,6 +90,17 @@ def main(verb: str | None = None) -> None:
 # The exit code that a signal asked for. Ray turns a handler's exception into one of its own, so
 # the exception's code cannot be relied on.
 _signalled: dict[str, int] = {}
+
+
+@contextmanager
+def _told_by_signal() -> Iterator[None]:
+    """Leave by the exit code that a signal asked for, so that ``run_log`` has the same."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        if "code" in _signalled:
+            raise SystemExit(_signalled["code"]) from None
+        raise
 
 
 def _stop(code: int) -> None:
@@ -473,7 +485,7 @@ def _run_job(
     run = Run(run_id="", job=job, started_at=utc_now(), config_hash="")
     try:
         settings = _settings(warehouse, profile, overrides)
-        with open_run(job, settings, utc_now) as run:
+        with open_run(job, settings, utc_now) as run, _told_by_signal():
             work(settings, run)
     except CatalogBatchError as error:
         _refuse(error, run)

@@ -22,10 +22,9 @@ def keep_listed(rows: DataFrame) -> DataFrame:
 
 def select_unscored(images: DataFrame, links: DataFrame, scored: DataFrame) -> DataFrame:
     """Return the ids of images that a link shows, without a prediction; bytes are not read."""
-    shown = links.select("image_id").distinct()
     return (
         images.select("image_id")
-        .join(shown, "image_id", "left_semi")
+        .join(links, "image_id", "left_semi")
         .join(scored.select("image_id"), "image_id", "left_anti")
     )
 

@@ -41,10 +41,9 @@ def build_training_set(
         MissingTableError: When nothing was ingested yet.
         TrainingDataError: When fewer than two categories have a training image.
     """
-    sources = {
-        table.name: warehouse.version(table)
-        for table in (tables.LABELS, tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES)
-    }
+    sources = warehouse.versions(
+        tables.LABELS, tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES
+    )
     warehouse.create(tables.TRAINING_EXAMPLES)
     examples = (
         transforms.select_examples(
