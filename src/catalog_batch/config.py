@@ -152,7 +152,8 @@ class TrainSettings(_Section):
     """Any torchvision classifier by name: resnet18, vgg16, inception_v3, mobilenet_v2, ..."""
 
     weights: str = "imagenet"
-    """``imagenet`` (torchvision downloads them), ``none``, or the path of a state_dict file."""
+    """``imagenet`` (torchvision downloads them), ``none``, the path of a state_dict file, or the
+    folder of a model bundle, of whose classes the known ones keep what they learnt."""
 
     weights_sha256: str = ""
     """Checksum that a weights file must have; empty accepts any."""
@@ -160,8 +161,40 @@ class TrainSettings(_Section):
     image_side: int = Field(default=0, ge=0, le=1024)
     """Side in pixels of the square a network sees; 0 takes the architecture's own (224, 299)."""
 
-    augmentation: Literal["article", "none"] = "article"
-    """``article``: rotation 20 degrees, shifts 0.2, shear 0.2, zoom 0.2, horizontal flip."""
+    head: Literal["linear", "article"] = "linear"
+    """What gives the classes: ``linear`` replaces the last layer; ``article`` is flatten, dense 512,
+    ReLU and dropout 0.5 before it."""
+
+    freeze: str = "none"
+    """What is not trained: ``none``, ``backbone`` (all but the head), or the name of the last layer
+    that stays as it is, such as ``layer3``. Frozen batch norms keep their statistics."""
+
+    unfreeze_every: int = Field(default=0, ge=0)
+    """Epochs after which one more frozen block is trained, from the head down; 0 never."""
+
+    backbone_rate: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of all but the head, as a share of ``learning_rate``: a tenth is usual."""
+
+    freeze_statistics: bool = False
+    """Whether all batch norms keep the statistics of the weights that training starts from."""
+
+    augmentation: Literal["article", "trivial", "rand", "crop", "none"] = "article"
+    """``article``: rotation 20 degrees, shifts 0.2, shear 0.2, zoom 0.2, horizontal flip;
+    ``trivial`` and ``rand``: TrivialAugment and RandAugment, drawn for each picture; ``crop``: a
+    random part, resized, and horizontal flip."""
+
+    colour_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Most change of brightness, contrast and saturation, as a share."""
+
+    erasing: float = Field(default=0.0, ge=0, le=1)
+    """Share of pictures in which a random rectangle is blanked."""
+
+    mixing: Literal["none", "mixup", "cutmix", "both"] = "none"
+    """Whether two pictures of a batch become one with both labels; ``both`` draws one of the two
+    for each batch."""
+
+    mixing_alpha: float = Field(default=0.2, gt=0)
+    """Of the Beta distribution that says how much of the second picture there is."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Adam at 1e-3 is the article's choice."""
@@ -170,7 +203,42 @@ class TrainSettings(_Section):
     """Peak step size."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 penalty on the weights."""
+    """L2 penalty on the weights; biases and norms are left out of it."""
+
+    schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = "constant"
+    """How the learning rate moves: ``cosine`` falls to 0 over ``epochs``, ``one_cycle`` rises and
+    falls, ``plateau`` is cut to a tenth when the validation loss has not fallen for 2 epochs."""
+
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs, or a part of one, over which the rate rises from near 0; not with ``one_cycle``,
+    which has its own."""
+
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """``focal`` gives rows that are right already less weight, by ``focal_gamma``."""
+
+    focal_gamma: float = Field(default=2.0, ge=0)
+    """0 is cross entropy."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target spread over all classes."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced``: a row counts by the inverse of its class's share of the training rows."""
+
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay, a step, of the averaged weights that are evaluated and kept; 0 keeps the last ones."""
+
+    clip_norm: float = Field(default=0.0, ge=0)
+    """Largest norm of a step's gradient; 0 does not clip."""
+
+    accumulate_steps: int = Field(default=1, ge=1)
+    """Batches whose gradients are added up before a step: larger batches in the same memory."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network's arithmetic in training; the weights stay fp32. ``fp16`` is for GPUs."""
+
+    compile: bool = False
+    """Whether ``torch.compile`` compiles the network: minutes at first, faster steps on a GPU."""
 
     batch_size: int = Field(default=32, ge=1)
     """Rows per worker and step."""
@@ -183,6 +251,9 @@ class TrainSettings(_Section):
 
     seed: int = Field(default=17, ge=1)
     """Of initial weights, order and augmentation; not 0, which Petastorm takes for 'no seed'."""
+
+    target_precision: float = Field(default=0.95, gt=0, lt=1)
+    """Precision that each class's threshold of acceptance must reach on the validation rows."""
 
     num_workers: int = Field(default=2, ge=0)
     """Ray workers; 0 runs the same loop in this process, without a cluster."""
@@ -211,6 +282,25 @@ class TrainSettings(_Section):
 
     stall_seconds: float = Field(default=300, gt=0)
     """Longest wait for a batch before the run fails with an error instead of hanging."""
+
+
+class PromoteSettings(_Section):
+    """What a challenger must show, on the same test rows as the champion, to take its place."""
+
+    min_accuracy: float = Field(default=0.5, ge=0, le=1)
+    """Least top-1 accuracy."""
+
+    min_improvement: float = Field(default=0.0, ge=-1, le=1)
+    """How much more accurate than the champion; below 0 it may be that much worse."""
+
+    max_class_loss: float = Field(default=0.15, ge=0, le=1)
+    """Most that the recall of any class may fall, among classes with ``min_class_rows`` rows."""
+
+    min_class_rows: int = Field(default=20, ge=1)
+    """Test rows below which a class's recall says too little to refuse a model for."""
+
+    max_calibration_error: float = Field(default=0.1, ge=0, le=1)
+    """Most that confidences may be off from the share that is right, on average."""
 
 
 class ScoreSettings(_Section):
@@ -259,6 +349,7 @@ class Settings(_Section):
     ingest: IngestSettings = IngestSettings()
     training_set: TrainingSetSettings = TrainingSetSettings()
     train: TrainSettings = TrainSettings()
+    promote: PromoteSettings = PromoteSettings()
     score: ScoreSettings = ScoreSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
 
