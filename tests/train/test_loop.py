@@ -1,14 +1,13 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from catalog_batch.errors import BadInputError, CatalogBatchError
-from catalog_batch.modeling.augmentation import Augmentation, build_augmentation
+from catalog_batch.errors import CatalogBatchError
+from catalog_batch.modeling.augmentation import build_augmentation
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.train.loop import (
@@ -16,19 +15,21 @@ from catalog_batch.train.loop import (
     EpochReport,
     FitSettings,
     FitState,
+    Hooks,
     evaluate,
     fit,
     in_one_process,
-    make_optimizer,
     train_epoch,
 )
+from catalog_batch.train.recipe import Recipe, RecipeSettings
 
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 SETTINGS = FitSettings(num_classes=3, epochs=3, patience=3)
 normalise = Preprocessing.for_side(8).normalise
-no_change = Augmentation()
+HOOKS = Hooks(normalise)
+SGD = RecipeSettings(optimizer="sgd", learning_rate=0.05)
 
 
 def batch_of(rows: int, seed: int = 0, side: int = 8) -> Batch:
@@ -69,9 +70,9 @@ def one_step(
     batch: Batch, reduce_sum: Callable[[Tensor], Tensor] = in_one_process, world_size: int = 1
 ) -> list[Tensor]:
     network = small_network()
-    optimizer = make_optimizer("sgd", network.parameters(), 0.0)
+    settings = replace(SETTINGS, world_size=world_size)
     train_epoch(
-        network, [batch], optimizer, normalise, no_change, CPU, reduce_sum, world_size, epoch=0
+        network, Recipe(network, SGD, 1), [batch], settings, Hooks(normalise, reduce_sum=reduce_sum)
     )
     return gradients(network)
 
@@ -81,20 +82,19 @@ def run_fit(
     validation: Callable[[], Iterable[Batch]] = lambda: [batch_of(6, seed=7)],
     state: FitState | None = None,
     network: nn.Module | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    recipe: Recipe | None = None,
     on_epoch: Callable[[EpochReport, FitState], None] = lambda report, state: None,
     learning_rate: float = 0.05,
 ) -> FitState:
     network = network or small_network(dropout=0.5)
-    optimizer = optimizer or make_optimizer("sgd", network.parameters(), learning_rate)
+    recipe = recipe or Recipe(network, replace(SGD, learning_rate=learning_rate), 2)
     return fit(
         network,
-        optimizer,
+        recipe,
         lambda epoch: [batch_of(5, seed=epoch), batch_of(3, seed=epoch + 50)],
         validation,
         settings,
-        normalise,
-        build_augmentation("article", seed=5),
+        Hooks(normalise, build_augmentation("article", seed=5)),
         state=state,
         on_epoch=on_epoch,
     )
@@ -111,11 +111,9 @@ def test_the_same_seed_gives_identical_losses() -> None:
 def test_training_lowers_the_loss_of_rows_it_has_seen() -> None:
     batch = batch_of(8)
     network = small_network()
-    optimizer = make_optimizer("adam", network.parameters(), 1e-2)
-    first, *_, last = (
-        train_epoch(network, [batch], optimizer, normalise, no_change, CPU) for _ in range(30)
-    )
-    assert last.loss_sum < first.loss_sum / 2
+    recipe = Recipe(network, RecipeSettings(learning_rate=1e-2), 1)
+    first, *_, last = (train_epoch(network, recipe, [batch], SETTINGS, HOOKS) for _ in range(30))
+    assert last.loss < first.loss / 2
     assert last.rows == 8
 
 
@@ -152,20 +150,22 @@ def test_two_unevenly_filled_ranks_average_to_the_gradient_of_one() -> None:
 
 def test_ranks_leave_an_epoch_with_the_mean_of_their_batch_statistics() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 3))
-    optimizer = make_optimizer("sgd", network.parameters(), 0.0)
+    recipe = Recipe(network, replace(SGD, ema_decay=0.9), 1)
     other_rank = torch.tensor([1.0, 2.0, 3.0])
 
     def sum_over_ranks(tensor: Tensor) -> Tensor:
         return tensor + other_rank if tensor.shape == other_rank.shape else tensor
 
+    settings = replace(SETTINGS, world_size=2)
     train_epoch(
-        network, [batch_of(4)], optimizer, normalise, no_change, CPU, sum_over_ranks, world_size=2
+        network, recipe, [batch_of(4)], settings, Hooks(normalise, reduce_sum=sum_over_ranks)
     )
     own = nn.BatchNorm2d(3)
     own(normalise(batch_of(4).images))
-    mean = dict(network.named_buffers())["0.running_mean"]
     assert own.running_mean is not None
-    torch.testing.assert_close(mean, (own.running_mean + other_rank) / 2)
+    for module in (network, recipe.evaluated):
+        mean = dict(module.named_buffers())["0.running_mean"]
+        torch.testing.assert_close(mean, (own.running_mean + other_rank) / 2)
 
 
 def test_the_confusion_matrix_has_true_classes_as_rows() -> None:
@@ -186,12 +186,11 @@ def test_training_stops_after_patience_and_flags_the_best_epoch() -> None:
     network = small_network()
     state = fit(
         network,
-        make_optimizer("adam", network.parameters(), 1e-2),
+        Recipe(network, RecipeSettings(learning_rate=1e-2), 1),
         lambda epoch: [batch],
         lambda: [batch._replace(labels=torch.full((8,), next(labels)))],
         replace(SETTINGS, epochs=20, patience=2),
-        normalise,
-        no_change,
+        HOOKS,
     )
     assert [report.improved for report in state.history] == [True, True, False, False]
     assert state.best_loss == state.history[1].validation_loss
@@ -202,11 +201,11 @@ def test_a_run_resumed_from_json_continues_the_same_history() -> None:
     undisturbed = run_fit()
 
     network = small_network(dropout=0.5)
-    optimizer = make_optimizer("sgd", network.parameters(), 0.05)
-    saved = run_fit(replace(SETTINGS, epochs=1), network=network, optimizer=optimizer)
+    recipe = Recipe(network, SGD, 2)
+    saved = run_fit(replace(SETTINGS, epochs=1), network=network, recipe=recipe)
     state = FitState.from_json(json.loads(json.dumps(saved.to_json())))
     assert state == saved
-    resumed = run_fit(state=state, network=network, optimizer=optimizer)
+    resumed = run_fit(state=state, network=network, recipe=recipe)
     assert losses(resumed) == losses(undisturbed)
     assert [report.epoch for report in resumed.history] == [0, 1, 2]
 
@@ -243,33 +242,17 @@ def test_the_report_tells_rows_speed_and_waiting() -> None:
     assert 0 <= report.wait_share <= 1
 
 
-def test_a_loss_that_is_not_finite_names_epoch_step_and_learning_rate() -> None:
-    with pytest.raises(CatalogBatchError, match=r"epoch 0, step 1, with learning rate 1e\+30"):
+def test_a_loss_that_is_not_finite_names_epoch_batch_and_learning_rate() -> None:
+    with pytest.raises(CatalogBatchError, match=r"epoch 0, batch 1, with learning rate 1e\+30"):
         run_fit(learning_rate=1e30)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_an_optimizer_is_built_by_name(name: Literal["adam", "adamw", "sgd"]) -> None:
-    optimizer = make_optimizer(name, small_network().parameters(), 0.1, weight_decay=0.01)
-    group = optimizer.param_groups[0]
-    assert (type(optimizer).__name__.lower(), group["lr"], group["weight_decay"]) == (
-        name,
-        0.1,
-        0.01,
-    )
-
-
-def test_an_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(BadInputError, match="'adam', 'adamw' or 'sgd'"):
-        make_optimizer("lion", small_network().parameters(), 0.1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("architecture", "side"), [("googlenet", 32), ("inception_v3", 299)])
 def test_auxiliary_heads_learn_too(architecture: str, side: int) -> None:
     torch.manual_seed(0)
     network = build_network(architecture, 3, image_side=side)
-    optimizer = make_optimizer("sgd", network.parameters(), 0.0)
-    totals = train_epoch(network, [batch_of(2, side=side)], optimizer, normalise, no_change, CPU)
+    recipe = Recipe(network, SGD, 1)
+    totals = train_epoch(network, recipe, [batch_of(2, side=side)], SETTINGS, HOOKS)
     auxiliary = [
         parameter
         for name, parameter in network.named_parameters()

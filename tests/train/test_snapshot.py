@@ -39,6 +39,14 @@ def test_a_snapshot_holds_the_rows_row_groups_and_classes_of_each_split(
     assert snapshot.taxonomy_version == 1
 
 
+def test_a_snapshot_counts_the_training_rows_of_each_class(
+    tmp_path: Path, write_table: Write, make_rows: Callable[..., list[Any]]
+) -> None:
+    rows = [row for row in make_rows() if row["image_id"] != "train-shoes-0005"]
+    snapshot = resolve_snapshot(str(write_table(tmp_path / "t", rows)))
+    assert snapshot.class_rows == (16, 15, 16)
+
+
 def test_an_older_version_keeps_its_own_files_after_an_overwrite(
     training_table: Path, write_table: Write, make_rows: Callable[..., list[Any]]
 ) -> None:

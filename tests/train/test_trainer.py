@@ -27,7 +27,7 @@ from catalog_batch.errors import (
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.train import checkpoints
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error
-from catalog_batch.train.loop import make_optimizer
+from catalog_batch.train.recipe import make_optimizer
 from catalog_batch.train.reports import FitState
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from catalog_batch.train.recipe import RecipeState
 from catalog_batch.train.reports import FitState
 
 MANIFEST = "manifest.json"
@@ -23,6 +24,8 @@ MODEL = "model.safetensors"
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 OPTIMIZER_GROUPS = "optimizer.json"
+AVERAGED = "averaged.safetensors"
+RECIPE = "recipe.json"
 EVALUATION = "evaluation.json"
 GOLDEN = "golden.npy"
 
@@ -70,6 +73,20 @@ def read_optimizer(folder: Path) -> dict[str, Any]:
         parameter, _, name = key.partition(".")
         state.setdefault(int(parameter), {})[name] = tensor
     return {"state": state, **read_json(folder, OPTIMIZER_GROUPS)}
+
+
+def write_recipe(folder: Path, state: RecipeState) -> None:
+    """Write a recipe's state: the optimiser's, the averaged weights, and the rest as JSON."""
+    write_optimizer(folder, state.optimizer)
+    write_weights(folder, AVERAGED, state.averaged)
+    counts = {"scaler": dict(state.scaler), "averaged_steps": state.averaged_steps}
+    write_json(folder, RECIPE, counts)
+
+
+def read_recipe(folder: Path) -> RecipeState:
+    """Read a state that ``write_recipe`` wrote."""
+    optimizer, averaged = read_optimizer(folder), read_weights(folder, AVERAGED)
+    return RecipeState(optimizer, averaged=averaged, **read_json(folder, RECIPE))
 
 
 def write_json(folder: Path, name: str, value: Mapping[str, Any]) -> None:

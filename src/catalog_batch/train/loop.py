@@ -7,16 +7,18 @@ the ranks, ``world_size`` is their number, and every rank must take the same num
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from catalog_batch.errors import BadInputError, CatalogBatchError
+from catalog_batch.errors import CatalogBatchError
 from catalog_batch.modeling.augmentation import Augmentation
-from catalog_batch.train.losses import split_outputs, weighted_loss
+from catalog_batch.train.losses import Loss, split_outputs
+from catalog_batch.train.recipe import Recipe
 from catalog_batch.train.reports import (
     EpochReport,
     EpochTotals,
@@ -32,14 +34,20 @@ __all__ = [
     "Evaluation",
     "FitSettings",
     "FitState",
+    "Hooks",
     "evaluate",
     "fit",
     "in_one_process",
-    "make_optimizer",
     "train_epoch",
 ]
 
 TensorFunction = Callable[[Tensor], Tensor]
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Images [N, 3, H, W] and labels [N] to images and class probabilities float32 [N, C]."""
+
+STEPS_BETWEEN_LOOKS = 50
+"""Steps on a GPU after which losses are looked at: each look waits until the GPU has caught up."""
 
 
 class Batch(NamedTuple):
@@ -88,37 +96,38 @@ def in_one_process(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def make_optimizer(
-    name: Literal["adam", "adamw", "sgd"],
-    parameters: Iterable[nn.Parameter],
-    learning_rate: float,
-    weight_decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """Build the optimiser called ``name``; ``sgd`` has momentum 0.9.
+def all_layers_train(network: nn.Module, epoch: int) -> None:
+    """Put the whole network in training mode, in every epoch."""
+    network.train()
 
-    Raises:
-        BadInputError: For another name.
-    """
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
-    if name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay
-        )
-    raise BadInputError(f"Unknown optimizer {name!r}. Use 'adam', 'adamw' or 'sgd'.")
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls on the way: what becomes of a batch, and how ranks add up."""
+
+    normalise: TensorFunction
+    """uint8 [N, H, W, 3] to float32 [N, 3, H, W]."""
+
+    augment: Augmentation = field(default_factory=Augmentation)
+    """Applied to normalised training batches."""
+
+    mix: Mix | None = None
+    """Applied after ``augment``."""
+
+    set_mode: Callable[[nn.Module, int], None] = all_layers_train
+    """Called with the plain network and the epoch before each training epoch."""
+
+    reduce_sum: TensorFunction = in_one_process
+    """Returns a tensor's sum over the ranks."""
 
 
 def fit(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
     training: Callable[[int], Iterable[Batch]],
     validation: Callable[[], Iterable[Batch]],
     settings: FitSettings,
-    normalise: TensorFunction,
-    augment: Augmentation,
-    reduce_sum: TensorFunction = in_one_process,
+    hooks: Hooks,
     state: FitState | None = None,
     on_epoch: Callable[[EpochReport, FitState], None] = lambda report, state: None,
 ) -> FitState:
@@ -131,13 +140,11 @@ def fit(
 
     Args:
         network: On ``settings.device``; wrapped for data parallelism if there are ranks.
-        optimizer: Over the network's parameters.
+        recipe: Over the plain network; its averaged weights, if any, are those evaluated.
         training: Gives an epoch's batches; called with the epoch's number.
         validation: Gives the validation batches.
         settings: Limits, device and seed.
-        normalise: uint8 [N, H, W, 3] to float32 [N, 3, H, W].
-        augment: Applied to normalised training batches.
-        reduce_sum: Returns a tensor's sum over the ranks.
+        hooks: What is called on the way.
         state: Where to go on; ``None`` starts anew.
         on_epoch: Called after each epoch, the place to save a checkpoint and to report.
 
@@ -151,23 +158,20 @@ def fit(
     device = torch.device(settings.device)
     while state.epoch < settings.epochs and state.epochs_without_improvement < settings.patience:
         torch.manual_seed(settings.seed + state.epoch)
-        augment.begin_epoch(state.epoch)
-        totals = train_epoch(
-            network,
-            training(state.epoch),
-            optimizer,
-            normalise,
-            augment,
-            device,
-            reduce_sum,
-            settings.world_size,
-            state.epoch,
-        )
+        hooks.augment.begin_epoch(state.epoch)
+        recipe.begin_epoch(state.epoch, [report.validation_loss for report in state.history])
+        totals = train_epoch(network, recipe, training(state.epoch), settings, hooks, state.epoch)
         evaluation = evaluate(
-            network, validation(), normalise, device, reduce_sum, settings.num_classes
+            recipe.evaluated,
+            validation(),
+            hooks.normalise,
+            device,
+            hooks.reduce_sum,
+            settings.num_classes,
         )
-        report = epoch_report(state, totals, evaluation)
-        _refuse_non_finite(report.validation_loss, f"epoch {state.epoch}, validation", optimizer)
+        report = epoch_report(state, totals, evaluation, recipe.learning_rate)
+        where = f"epoch {state.epoch}, validation"
+        _refuse_non_finite(report.validation_loss, where, recipe.learning_rate)
         state.add(report)
         on_epoch(report, state)
     return state
@@ -175,46 +179,39 @@ def fit(
 
 def train_epoch(
     network: nn.Module,
+    recipe: Recipe,
     batches: Iterable[Batch],
-    optimizer: torch.optim.Optimizer,
-    normalise: TensorFunction,
-    augment: TensorFunction,
-    device: torch.device,
-    reduce_sum: TensorFunction = in_one_process,
-    world_size: int = 1,
+    settings: FitSettings,
+    hooks: Hooks,
     epoch: int = 0,
 ) -> EpochTotals:
-    """Take one optimiser step per batch.
+    """Take a step of the recipe for every ``recipe.accumulate_steps`` batches and for the rest.
 
-    A step's loss is the sum of this rank's row losses, times ``world_size``, over the real rows
-    of all ranks: averaged over the ranks, as data parallelism does with gradients, that is the
-    exact mean over all real rows, however unevenly the ranks are filled. Auxiliary heads add to
-    the step's loss and not to the totals.
+    Auxiliary heads add to the loss of a step and not to the totals.
 
     Raises:
-        CatalogBatchError: When a loss is not finite, naming epoch, step and learning rate.
+        CatalogBatchError: When a loss is not finite, naming epoch, batch and learning rate.
     """
-    network.train()
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    timed = _TimedBatches(batches)
-    for step, batch in enumerate(timed):
+    plain = _plain(network)
+    hooks.set_mode(plain, epoch)
+    device = torch.device(settings.device)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    timed = _TimedBatches(batches, recipe.accumulate_steps)
+    watch = _LossWatch(recipe, epoch, 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS)
+    for batch, is_step in timed:
         images, labels, weights = (tensor.to(device, non_blocking=True) for tensor in batch)
-        logits, auxiliary = split_outputs(network(augment(normalise(images))))
-        row_loss = weighted_loss(logits, labels, weights)
-        step_loss = row_loss + sum(
-            share * weighted_loss(other, labels, weights) for share, other in auxiliary
-        )
-        # A step in which every rank has padding only divides 0 by 1, and not by 0.
-        real_rows = reduce_sum(weights.sum()).clamp(min=1)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(step_loss * world_size / real_rows)
-        _refuse_non_finite(step_loss.item(), f"epoch {epoch}, step {step}", optimizer)
-        optimizer.step()
-        correct = (logits.argmax(dim=1) == labels) * weights
-        totals += torch.stack([row_loss.detach(), correct.sum(), weights.sum()])
-    _average_buffers(network, reduce_sum, world_size)
-    loss_sum, correct_rows, rows = reduce_sum(totals).tolist()
-    return EpochTotals(loss_sum, int(correct_rows), int(rows), timed.seconds, timed.wait_seconds)
+        images, targets = _prepared(images, labels, hooks)
+        with _exchange(network, is_step):
+            totals += _add_to_step(network, recipe, images, targets, weights, watch)
+        if is_step:
+            recipe.step(hooks.reduce_sum, settings.world_size)
+    watch.look()
+    _average_buffers(plain, hooks.reduce_sum, settings.world_size)
+    if recipe.evaluated is not plain:
+        _average_buffers(recipe.evaluated, hooks.reduce_sum, settings.world_size)
+    loss_sum, mass, correct, rows = hooks.reduce_sum(totals).tolist()
+    loss = loss_sum / mass if mass else 0.0
+    return EpochTotals(loss, int(correct), int(rows), timed.seconds, timed.wait_seconds)
 
 
 @torch.no_grad()
@@ -226,47 +223,121 @@ def evaluate(
     reduce_sum: TensorFunction,
     num_classes: int,
 ) -> Evaluation:
-    """Measure loss and confusion matrix; ranks may hold different numbers of batches."""
+    """Measure cross entropy and confusion matrix; ranks may hold unlike numbers of batches."""
     # A data parallel wrapper broadcasts its buffers on each call: the rank with the most batches
     # would wait for ever.
-    plain = network.module if isinstance(network, DistributedDataParallel) else network
+    plain = _plain(network)
     plain.eval()
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     cells = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
     for batch in batches:
         images, labels, weights = (tensor.to(device, non_blocking=True) for tensor in batch)
         logits = plain(normalise(images))
-        loss_sum += weighted_loss(logits, labels, weights)
+        loss_sum += Loss().total(logits, labels, weights)
         cells.scatter_add_(0, labels * num_classes + logits.argmax(dim=1), weights.long())
     confusion = reduce_sum(cells).reshape(num_classes, num_classes).cpu()
     rows = int(confusion.sum())
     return Evaluation(reduce_sum(loss_sum).item() / max(rows, 1), rows, confusion)
 
 
-class _TimedBatches:
-    """Iterate over batches and measure how long the consumer waited for them."""
+def _plain(network: nn.Module) -> nn.Module:
+    return network.module if isinstance(network, DistributedDataParallel) else network
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches = batches
+
+def _prepared(images: Tensor, labels: Tensor, hooks: Hooks) -> tuple[Tensor, Tensor]:
+    images = hooks.augment(hooks.normalise(images))
+    return (images, labels) if hooks.mix is None else hooks.mix(images, labels)
+
+
+def _exchange(network: nn.Module, is_step: bool) -> AbstractContextManager[None]:
+    """Let ranks exchange gradients in the last batch of a step alone."""
+    if isinstance(network, DistributedDataParallel) and not is_step:
+        silent: AbstractContextManager[None] = network.no_sync()
+        return silent
+    return nullcontext()
+
+
+def _add_to_step(
+    network: nn.Module,
+    recipe: Recipe,
+    images: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    watch: "_LossWatch",
+) -> Tensor:
+    """Add a batch's gradient to the step; return sum of losses, mass, correct and real rows."""
+    with recipe.autocast():
+        outputs = network(images)
+    logits, auxiliary = split_outputs(outputs)
+    row_loss = recipe.loss.total(logits, targets, weights)
+    total = row_loss + sum(
+        share * recipe.loss.total(other, targets, weights) for share, other in auxiliary
+    )
+    mass = recipe.loss.mass(targets, weights)
+    recipe.backward(total, mass)
+    watch.add(total)
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    correct = (logits.argmax(dim=1) == labels) * weights
+    return torch.stack([row_loss.detach(), mass, correct.sum(), weights.sum()])
+
+
+class _TimedBatches:
+    """Iterate over batches and whether a step follows each, and measure the wait for them.
+
+    One batch is asked for ahead: the last one of an epoch is always followed by a step, and ranks
+    exchange their gradients while they are computed, so this must be known before.
+    """
+
+    def __init__(self, batches: Iterable[Batch], batches_per_step: int) -> None:
+        self._batches = iter(batches)
+        self._batches_per_step = batches_per_step
         self.seconds = 0.0
         self.wait_seconds = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
-        start = asked = time.perf_counter()
-        for batch in self._batches:
-            self.wait_seconds += time.perf_counter() - asked
-            yield batch
-            asked = time.perf_counter()
-        end = time.perf_counter()
-        self.wait_seconds += end - asked
-        self.seconds = end - start
+    def __iter__(self) -> Iterator[tuple[Batch, bool]]:
+        start = time.perf_counter()
+        number, upcoming = 0, self._next()
+        while upcoming is not None:
+            batch, upcoming = upcoming, self._next()
+            number += 1
+            yield batch, upcoming is None or number % self._batches_per_step == 0
+        self.seconds = time.perf_counter() - start
+
+    def _next(self) -> Batch | None:
+        asked = time.perf_counter()
+        batch = next(self._batches, None)
+        self.wait_seconds += time.perf_counter() - asked
+        return batch
 
 
-def _refuse_non_finite(loss: float, where: str, optimizer: torch.optim.Optimizer) -> None:
+class _LossWatch:
+    """Refuse losses that are not finite; hold some before looking, which waits for the device."""
+
+    def __init__(self, recipe: Recipe, epoch: int, held_at_most: int) -> None:
+        self._recipe = recipe
+        self._epoch = epoch
+        self._held_at_most = held_at_most
+        self._held: list[Tensor] = []
+        self._seen = 0
+
+    def add(self, loss: Tensor) -> None:
+        self._held.append(loss.detach())
+        if len(self._held) >= self._held_at_most:
+            self.look()
+
+    def look(self) -> None:
+        losses = torch.stack(self._held).tolist() if self._held else []
+        for batch, loss in enumerate(losses, self._seen):
+            where = f"epoch {self._epoch}, batch {batch}"
+            _refuse_non_finite(loss, where, self._recipe.learning_rate)
+        self._seen += len(losses)
+        self._held.clear()
+
+
+def _refuse_non_finite(loss: float, where: str, learning_rate: float) -> None:
     if not math.isfinite(loss):
-        rate = optimizer.param_groups[0]["lr"]
         raise CatalogBatchError(
-            f"The loss is {loss} at {where}, with learning rate {rate:g}. "
+            f"The loss is {loss} at {where}, with learning rate {learning_rate:g}. "
             "Lower the learning rate; if it is low already, look for damaged weights."
         )
 

@@ -10,10 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EpochTotals:
-    """Sums over one training epoch, over all ranks; the times are this rank's."""
+    """One training epoch's figures over all ranks; the times are this rank's."""
 
-    loss_sum: float
+    loss: float
+    """Mean loss of the rows, as the recipe has it; 0.0 when there are none."""
+
     correct: int
+    """Rows whose best class is the true one; of a mixed picture, the class with most of it."""
+
     rows: int
     seconds: float
     wait_seconds: float
@@ -24,7 +28,7 @@ class Evaluation:
     """Loss and confusion matrix over all rows of all ranks."""
 
     loss: float
-    """Mean cross entropy; 0.0 when there are no rows."""
+    """Mean cross entropy, whatever loss is trained with; 0.0 when there are no rows."""
 
     rows: int
 
@@ -51,6 +55,9 @@ class EpochReport:
 
     improved: bool
     """Whether these weights have the lowest validation loss so far."""
+
+    learning_rate: float
+    """Of the head, after the epoch's last step."""
 
     seconds: float
     """Time of the training pass, without the validation."""
@@ -95,27 +102,30 @@ class FitState:
         return cls(data["epoch"], best_loss, data["epochs_without_improvement"], history)
 
 
-def epoch_report(state: FitState, totals: EpochTotals, evaluation: Evaluation) -> EpochReport:
+def epoch_report(
+    state: FitState, totals: EpochTotals, evaluation: Evaluation, learning_rate: float
+) -> EpochReport:
     """Describe the epoch that ``state`` comes to next; training figures stand in for missing ones.
 
     Args:
         state: As it was before the epoch.
         totals: Of the training pass.
         evaluation: Of the validation rows, of which there may be none.
+        learning_rate: After the epoch's last step.
     """
-    rows = max(totals.rows, 1)
-    train_loss, train_accuracy = totals.loss_sum / rows, totals.correct / rows
+    train_accuracy = totals.correct / max(totals.rows, 1)
     has_validation = evaluation.rows > 0
-    validation_loss = evaluation.loss if has_validation else train_loss
+    validation_loss = evaluation.loss if has_validation else totals.loss
     return EpochReport(
         epoch=state.epoch,
-        train_loss=train_loss,
+        train_loss=totals.loss,
         train_accuracy=train_accuracy,
         train_rows=totals.rows,
         validation_loss=validation_loss,
         validation_accuracy=evaluation.accuracy if has_validation else train_accuracy,
         validation_rows=evaluation.rows,
         improved=validation_loss < state.best_loss,
+        learning_rate=learning_rate,
         seconds=totals.seconds,
         images_per_second=totals.rows / max(totals.seconds, 1e-9),
         wait_share=min(totals.wait_seconds / max(totals.seconds, 1e-9), 1.0),

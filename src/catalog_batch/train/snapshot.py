@@ -51,6 +51,9 @@ class Snapshot:
 
     taxonomy_version: int
 
+    class_rows: tuple[int, ...] = ()
+    """Training rows of each class, in the order of ``classes``."""
+
     def rows(self, split: str) -> int:
         """Count the rows of a split over all ranks."""
         return self.splits[split].rows
@@ -107,7 +110,8 @@ def resolve_snapshot(table_uri: str, version: int | None = None) -> Snapshot:
     _require_rows(splits, folder)
     classes = {split: _classes_in(paths[split]) for split in SPLITS}
     ordered, taxonomy_version = _ordered_classes(classes, folder)
-    return Snapshot(str(folder), table.version(), splits, ordered, taxonomy_version)
+    class_rows = tuple(classes["train"][(*pair, taxonomy_version)] for pair in ordered)
+    return Snapshot(str(folder), table.version(), splits, ordered, taxonomy_version, class_rows)
 
 
 def _open_table(table_uri: str, version: int | None) -> DeltaTable:
@@ -199,20 +203,22 @@ def _require_rows(splits: Mapping[str, SplitFiles], folder: Path) -> None:
         )
 
 
-def _classes_in(paths: list[Path]) -> set[tuple[str, str, int]]:
-    found: set[tuple[str, str, int]] = set()
+def _classes_in(paths: list[Path]) -> Counter[tuple[str, str, int]]:
+    """Count the rows of each combination of the class columns."""
+    found: Counter[tuple[str, str, int]] = Counter()
     for path in paths:
         # Not pq.read_table: given a path below split=train/ it would take the folder for a column.
         rows: Any = pq.ParquetFile(path).read(columns=CLASS_COLUMNS)
-        distinct = rows.group_by(CLASS_COLUMNS).aggregate([])
-        found.update(zip(*(distinct[name].to_pylist() for name in CLASS_COLUMNS), strict=True))
+        counted = rows.group_by(CLASS_COLUMNS).aggregate([([], "count_all")])
+        keys = zip(*(counted[name].to_pylist() for name in CLASS_COLUMNS), strict=True)
+        found.update(dict(zip(keys, counted["count_all"].to_pylist(), strict=True)))
     return found
 
 
 def _ordered_classes(
-    classes: Mapping[str, set[tuple[str, str, int]]], folder: Path
+    classes: Mapping[str, Counter[tuple[str, str, int]]], folder: Path
 ) -> tuple[tuple[tuple[str, str], ...], int]:
-    everywhere = set().union(*classes.values())
+    everywhere = {found for split in classes.values() for found in split}
     versions = sorted({taxonomy for _, _, taxonomy in everywhere})
     pairs = {(category, path) for category, path, _ in everywhere}
     trained = {category for category, _, _ in classes["train"]}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from torch import nn
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
 from catalog_batch.modeling.augmentation import build_augmentation
-from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.networks import build_network, classifier_name
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.loop import FitSettings, evaluate, fit, make_optimizer
+from catalog_batch.train.loop import FitSettings, Hooks, evaluate, fit
+from catalog_batch.train.losses import balanced_class_weights
 from catalog_batch.train.metrics import summary
 from catalog_batch.train.ranks import Rank, reduce_sum
 from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
+from catalog_batch.train.recipe import Recipe, RecipeSettings
 from catalog_batch.train.reports import EpochReport, FitState
 from catalog_batch.train.snapshot import Snapshot
 
@@ -103,23 +105,21 @@ class _Run:
             self.state = checkpoints.read_state(resume_from)
             self.best = checkpoints.read_weights(resume_from, checkpoints.BEST)
             self.plain.load_state_dict(checkpoints.read_weights(resume_from, checkpoints.MODEL))
-        self.plain.to(rank.device)
-        self.network = rank.in_parallel(self.plain)
-        self.optimizer = make_optimizer(
-            settings.optimizer,
-            self.network.parameters(),
-            settings.learning_rate,
-            settings.weight_decay,
-        )
+        _on_device(self.plain, rank.device)
+        self.recipe = _recipe(settings, self.plain, reader, rank)
         if resume_from is not None:
-            self.optimizer.load_state_dict(checkpoints.read_optimizer(resume_from))
+            self.recipe.restore(checkpoints.read_recipe(resume_from))
+        self.network = rank.in_parallel(self.plain)
+        if settings.compile:
+            # In place: the names of the weights stay those of the plain network.
+            self.network.compile()
 
     def fit(self) -> None:
         """Run the epochs that are left."""
         seed = self.settings.seed + 1_000_003 * self.rank.rank
         fit(
             self.network,
-            self.optimizer,
+            self.recipe,
             self.reader.training,
             lambda: self.reader.evaluation("validation"),
             FitSettings(
@@ -130,9 +130,11 @@ class _Run:
                 world_size=self.rank.world_size,
                 seed=seed,
             ),
-            self.reader.preprocessing.normalise,
-            build_augmentation(self.settings.augmentation, seed).to(self.rank.device),
-            reduce_sum,
+            Hooks(
+                self.reader.preprocessing.normalise,
+                build_augmentation(self.settings.augmentation, seed).to(self.rank.device),
+                reduce_sum=reduce_sum,
+            ),
             self.state,
             self._after_epoch,
         )
@@ -141,7 +143,7 @@ class _Run:
         _reconcile(self.reader.snapshot, "train", report.train_rows)
         _reconcile(self.reader.snapshot, "validation", report.validation_rows)
         if report.improved:
-            self.best = checkpoints.on_cpu(self.plain.state_dict())
+            self.best = checkpoints.on_cpu(self.recipe.evaluated.state_dict())
         self._report(asdict(report), self._write_progress, f"{state.epoch:06d}")
         if self.rank.leads:
             events.emit(self.folder, "epoch", **asdict(report))
@@ -165,7 +167,7 @@ class _Run:
     def _write_progress(self, folder: Path) -> None:
         checkpoints.write_weights(folder, checkpoints.MODEL, self.plain.state_dict())
         checkpoints.write_weights(folder, checkpoints.BEST, self.best)
-        checkpoints.write_optimizer(folder, self.optimizer.state_dict())
+        checkpoints.write_recipe(folder, self.recipe.state())
         checkpoints.write_json(folder, checkpoints.STATE, self.state.to_json())
 
     def _report(self, metrics: dict[str, Any], write: Callable[[Path], None], name: str) -> None:
@@ -212,6 +214,25 @@ def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
         settings.weights,
         settings.weights_sha256,
         preprocessing_for(settings).side,
+    )
+
+
+def _on_device(network: nn.Module, device: torch.device) -> None:
+    # The memory order of the pictures, which tensor cores also ask for; only 4-d weights have it.
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _recipe(settings: TrainSettings, network: nn.Module, reader: ShardReader, rank: Rank) -> Recipe:
+    snapshot = reader.snapshot
+    names = {setting.name for setting in fields(RecipeSettings)}
+    balanced = settings.class_weights == "balanced"
+    return Recipe(
+        network,
+        RecipeSettings(**settings.model_dump(include=names)),
+        snapshot.steps("train", rank.world_size, settings.batch_size),
+        rank.device,
+        (f"{classifier_name(network)}.",),
+        balanced_class_weights(snapshot.class_rows) if balanced else None,
     )
 
 
