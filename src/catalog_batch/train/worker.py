@@ -15,7 +15,7 @@ from torch import nn
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
 from catalog_batch.modeling.augmentation import build_augmentation
-from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.loop import FitSettings, evaluate, fit, make_optimizer
 from catalog_batch.train.metrics import summary
@@ -206,12 +206,13 @@ class _Run:
 
 def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
     torch.manual_seed(settings.seed)
-    return build_network(
+    return starting_network(
         settings.architecture,
-        len(snapshot.classes),
+        [category for category, _ in snapshot.classes],
         settings.weights,
         settings.weights_sha256,
         preprocessing_for(settings).side,
+        settings.head,
     )
 
 
