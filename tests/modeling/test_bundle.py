@@ -136,6 +136,58 @@ def test_networks_with_more_than_weights_make_the_round_trip(
     torch.testing.assert_close(logits_of(loaded.network), logits_of(network))
 
 
+def test_head_and_temperature_make_the_round_trip_and_golden_logits_stay_raw(
+    tmp_path: Path,
+) -> None:
+    network = build_network("squeezenet1_1", 4, head="article")
+    spec = replace(SPEC, head="article", temperature=1.7)
+    write_bundle(tmp_path / "model", network, spec, GOLDEN)
+    loaded = load_bundle(tmp_path / "model")
+    assert loaded.spec == spec
+    with np.load(tmp_path / "model" / "golden.npz") as golden:
+        expected = torch.from_numpy(golden["logits"])
+    torch.testing.assert_close(logits_of(loaded.network), expected)
+
+
+VERSION_1 = """
+{
+  "format_version": 1,
+  "architecture": "squeezenet1_1",
+  "classes": [
+    {"category_id": "c0", "path": "Shop > 0"}, {"category_id": "c1", "path": "Shop > 1"},
+    {"category_id": "c2", "path": "Shop > 2"}, {"category_id": "c3", "path": "Shop > 3"}
+  ],
+  "preprocessing": {
+    "side": 48, "resize_side": 54, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]
+  },
+  "taxonomy_version": 3,
+  "training_table": "training_examples",
+  "training_table_version": 12,
+  "git_commit": "0000000000000000000000000000000000000000",
+  "metrics": {"accuracy": 0.91},
+  "thresholds": {"c0": 0.4},
+  "created_at": "2026-01-01T00:00:00Z"
+}
+"""
+
+
+def test_a_bundle_of_format_version_1_is_linear_bilinear_and_of_temperature_1(
+    bundle: Path,
+) -> None:
+    (bundle / "model.json").write_text(VERSION_1)
+    list_again(bundle)
+    loaded = load_bundle(bundle)
+    assert loaded.spec == SPEC
+    assert (loaded.spec.head, loaded.spec.temperature) == ("linear", 1.0)
+    assert loaded.spec.preprocessing.interpolation == "bilinear"
+
+
+def test_a_bundle_of_format_version_2_must_say_its_head(bundle: Path) -> None:
+    (bundle / "model.json").write_text(VERSION_1.replace(": 1,", ": 2,", 1))
+    list_again(bundle)
+    refused(bundle, r"\['head', 'temperature'\] are missing")
+
+
 def test_a_folder_that_exists_is_never_written_over(written: Path) -> None:
     with pytest.raises(BadInputError, match="a folder of its own"):
         write_bundle(written, network_of(), SPEC, GOLDEN)
@@ -256,7 +308,7 @@ def test_weights_of_another_architecture_are_refused(bundle: Path) -> None:
     other = network_of(architecture="squeezenet1_0").state_dict()
     safetensors.torch.save_file(other, bundle / "model.safetensors")
     list_again(bundle)
-    refused(bundle, "not those of squeezenet1_1 with 4 classes")
+    refused(bundle, "not those of squeezenet1_1 with the linear head and 4 classes")
 
 
 def test_weights_of_half_precision_are_refused(bundle: Path) -> None:
@@ -269,10 +321,15 @@ def test_weights_of_half_precision_are_refused(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"classes": [{"category_id": "c0", "path": "a"}]}, "with 1 classes: classifier.1.weight"),
+        ({"classes": [{"category_id": "c0", "path": "a"}]}, "and 1 classes: classifier.1.weight"),
         ({"architecture": "squeezenet1_0"}, "not those of squeezenet1_0"),
         ({"architecture": "no_such_net"}, "Unknown architecture 'no_such_net'"),
-        ({"format_version": 2}, "format_version is 2"),
+        ({"format_version": 3}, "format_version is 3, this release reads 1 to 2"),
+        ({"head": "deep"}, "Unknown head 'deep'"),
+        ({"head": "article"}, "not those of squeezenet1_1 with the article head"),
+        ({"temperature": 0.0}, "Temperature 0.0 is not a number above 0"),
+        ({"temperature": float("inf")}, "Temperature inf is not a number above 0"),
+        ({"temperature": "1.5"}, "temperature is '1.5', not a float"),
         ({"classes": "c0"}, "classes is 'c0', not a list"),
         ({"classes": [{"category_id": 7, "path": "a"}]}, "category_id is 7, not a str"),
         ({"taxonomy_version": "3"}, "taxonomy_version is '3', not a int"),

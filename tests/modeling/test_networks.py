@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torchvision.models import squeezenet1_1
+import torchvision
+from torchvision.models import list_models, squeezenet1_1
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
-from catalog_batch.modeling.networks import build_network, classifier_name, default_side
+from catalog_batch.modeling.heads import classifier_name
+from catalog_batch.modeling.networks import build_network, default_preprocessing, default_side
 
 torch.set_num_threads(1)
 
@@ -68,6 +70,36 @@ def test_no_classes_are_refused() -> None:
 @pytest.mark.parametrize(("architecture", "side"), [("resnet18", 224), ("inception_v3", 299)])
 def test_the_default_side_is_the_one_of_the_published_weights(architecture: str, side: int) -> None:
     assert default_side(architecture) == side
+
+
+@pytest.mark.parametrize(
+    ("architecture", "resize_side", "side", "interpolation"),
+    [
+        ("resnet18", 256, 224, "bilinear"),
+        ("resnet50", 232, 224, "bilinear"),
+        ("inception_v3", 342, 299, "bilinear"),
+        ("swin_t", 232, 224, "bicubic"),
+        ("efficientnet_b2", 288, 288, "bicubic"),
+    ],
+)
+def test_at_its_own_side_an_architecture_has_the_steps_of_its_published_weights(
+    architecture: str, resize_side: int, side: int, interpolation: str
+) -> None:
+    steps = default_preprocessing(architecture)
+    assert (steps.resize_side, steps.side) == (resize_side, side)
+    assert steps.interpolation == interpolation
+    assert default_preprocessing(architecture, side) == steps
+
+
+def test_at_another_side_the_cut_is_as_large_a_part_as_224_is_of_256() -> None:
+    steps = default_preprocessing("efficientnet_v2_l", 112)
+    assert (steps.side, steps.resize_side) == (112, 128)
+    assert steps.mean == steps.std == (0.5, 0.5, 0.5)
+
+
+def test_every_architecture_has_steps_that_can_be_taken() -> None:
+    for architecture in list_models(module=torchvision.models):
+        assert default_preprocessing(architecture).resize_side >= default_side(architecture)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

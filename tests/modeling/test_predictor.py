@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,21 @@ def test_confidences_are_the_softmax_of_the_networks_logits() -> None:
     )
     ranked = sorted(expected, reverse=True)
     assert [value for _, value in prediction.top_k] == pytest.approx(ranked, abs=1e-6)
+    assert prediction.margin == pytest.approx(ranked[0] - ranked[1], abs=1e-6)
+
+
+def test_confidences_are_the_softmax_of_logits_over_the_temperature() -> None:
+    bundle = bundle_of(4)
+    pixels = bundle.spec.preprocessing.decode(picture(1))
+    with torch.inference_mode():
+        batch = bundle.spec.preprocessing.normalise(torch.from_numpy(pixels[None]))
+        expected = (bundle.network(batch)[0] / 0.25).softmax(dim=0).tolist()
+    sharper = replace(bundle, spec=replace(bundle.spec, temperature=0.25))
+    prediction = the_prediction(Predictor(sharper).predict([picture(1)])[0])
+    assert dict(prediction.top_k) == pytest.approx(
+        {f"c{index}": value for index, value in enumerate(expected)}, abs=1e-6
+    )
+    ranked = sorted(expected, reverse=True)
     assert prediction.margin == pytest.approx(ranked[0] - ranked[1], abs=1e-6)
 
 

@@ -37,7 +37,15 @@ def test_preprocessing_goes_through_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"side": 0}, {"side": 33}, {"mean": [0.5]}, {"std": [0, 1, 1]}, {"crop": "centre"}]
+    "change",
+    [
+        {"side": 0},
+        {"side": 33},
+        {"mean": [0.5]},
+        {"std": [0, 1, 1]},
+        {"crop": "centre"},
+        {"interpolation": "lanczos"},
+    ],
 )
 def test_preprocessing_that_cannot_be_carried_out_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
@@ -63,6 +71,16 @@ def test_the_centre_is_that_of_resizing_first_and_cutting_then() -> None:
     resized = image.resize((53, 32), Image.Resampling.BILINEAR)
     expected = np.array(resized.crop((12, 2, 40, 30))).astype(int)
     assert np.abs(PREPROCESSING.decode(encoded(image)) - expected).max() <= 3
+
+
+def test_bicubic_is_what_pillow_calls_so() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    steps = Preprocessing(side=32, resize_side=32, interpolation="bicubic")
+    expected = np.array(image.resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(steps.decode(encoded(image)), expected)
+    bilinear = Preprocessing(side=32, resize_side=32).decode(encoded(image))
+    assert not np.array_equal(bilinear, expected)
+    assert Preprocessing.from_json(steps.to_json()) == steps
 
 
 def test_a_large_jpeg_decoded_at_a_smaller_scale_shows_the_same() -> None:

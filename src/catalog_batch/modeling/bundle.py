@@ -4,7 +4,8 @@
 
     model.safetensors   the weights
     model.json          what ``BundleSpec`` holds, with ``format_version``
-    golden.npz          pictures (``inputs``) and the logits they must give (``logits``)
+    golden.npz          pictures (``inputs``) and the logits they must give (``logits``), before
+                        any temperature
     MANIFEST.sha256     the checksums of the three; its own is the bundle's digest
 
 Nothing here is a pickle, and nothing is parsed before its checksum has been compared.
@@ -161,7 +162,10 @@ def _network_with(tensors: Mapping[str, Tensor], spec: BundleSpec, folder: Path)
     """Build the network that ``spec`` describes, on the CPU, with these weights."""
     try:
         network = build_network(
-            spec.architecture, len(spec.classes), image_side=spec.preprocessing.side
+            spec.architecture,
+            len(spec.classes),
+            image_side=spec.preprocessing.side,
+            head=spec.head,
         )
     except BadInputError as error:
         raise refusal(folder, f"{SPEC} names a network that cannot be built: {error}") from error
@@ -170,7 +174,8 @@ def _network_with(tensors: Mapping[str, Tensor], spec: BundleSpec, folder: Path)
     if problems:
         raise refusal(
             folder,
-            f"the weights are not those of {spec.architecture} with {len(spec.classes)} classes: "
+            f"the weights are not those of {spec.architecture} with the {spec.head} head and "
+            f"{len(spec.classes)} classes: "
             f"{'; '.join(problems[:3])} ({len(problems)} in all)",
         )
     infinite = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]

@@ -18,7 +18,8 @@ class Prediction:
     """The likeliest categories of one picture."""
 
     top_k: tuple[tuple[str, float], ...]
-    """Category id and confidence (0 to 1, softmax over all classes), best first."""
+    """Category id and confidence (0 to 1, softmax over all classes, of logits divided by the
+    bundle's temperature), best first."""
 
     margin: float
     """Confidence of the first minus that of the second; of the first when it is the only one."""
@@ -59,6 +60,7 @@ class Predictor:
             )
         self._preprocessing = bundle.spec.preprocessing
         self._category_ids = tuple(label.category_id for label in bundle.spec.classes)
+        self._temperature = bundle.spec.temperature
         self._top_k = min(top_k, len(self._category_ids))
         self._batch_size = batch_size
         self._device = torch.device(device or next(bundle.network.parameters()).device)
@@ -90,7 +92,7 @@ class Predictor:
     def _classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack(images)).to(self._device)
         logits: Tensor = self._network(self._preprocessing.normalise(batch))
-        confidences = logits.float().softmax(dim=1)
+        confidences = (logits.float() / self._temperature).softmax(dim=1)
         # A stable sort and not topk: equal confidences come in class order on every machine.
         ordered, classes = confidences.sort(dim=1, descending=True, stable=True)
         return [

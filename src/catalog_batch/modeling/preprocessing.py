@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 25_000_000
 """Pictures that claim more are not decoded: a file of 8 KB can claim a gigabyte of pixels."""
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -43,6 +45,9 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     """Standard deviations, on the same scale."""
 
+    interpolation: Interpolation = "bilinear"
+    """How pictures are resized; either looks at all pixels that become one, as Pillow does it."""
+
     def __post_init__(self) -> None:
         """Refuse sizes and scales that no picture can be brought to."""
         if not 1 <= self.side <= self.resize_side:
@@ -53,6 +58,8 @@ class Preprocessing:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} must have 3 numbers each, std above 0."
             )
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation {self.interpolation!r} is not bilinear or bicubic.")
 
     @classmethod
     def for_side(cls, side: int) -> "Preprocessing":
@@ -66,7 +73,8 @@ class Preprocessing:
         Raises:
             KeyError, TypeError, ValueError: When it is something else.
         """
-        if set(data) != {"side", "resize_side", "mean", "std"}:
+        data = {"interpolation": "bilinear", **data}  # bundles of format version 1 do not say it
+        if set(data) != set(cls.__dataclass_fields__):
             raise ValueError(f"preprocessing has the keys {sorted(data)}.")
         red, green, blue = (float(value) for value in data["mean"])
         red_std, green_std, blue_std = (float(value) for value in data["std"])
@@ -75,6 +83,7 @@ class Preprocessing:
             resize_side=int(data["resize_side"]),
             mean=(red, green, blue),
             std=(red_std, green_std, blue_std),
+            interpolation=data["interpolation"],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -133,7 +142,8 @@ class Preprocessing:
         # Whole source pixels, so that a picture already of the right size is copied unblurred.
         left, top = ((length - source_side) // 2 for length in image.size)
         box = (left, top, left + source_side, top + source_side)
-        return image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        return image.resize((self.side, self.side), filter_, box=box)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,9 @@ from typing import Any
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.preprocessing import Preprocessing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_ADDED_IN_2 = {"head": "linear", "temperature": 1.0}
+"""What bundles of format version 1 do not say, and what holds for them."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,19 @@ class BundleSpec:
     created_at: str
     """ISO 8601, UTC."""
 
+    head: str = "linear"
+    """``linear`` or ``article``, see ``build_network``."""
+
+    temperature: float = 1.0
+    """Confidences are the softmax of the logits divided by this: above 1 they are less sure."""
+
     def __post_init__(self) -> None:
         """Refuse classes that cannot name the outputs, and figures that JSON cannot hold."""
         ids = [label.category_id for label in self.classes]
         if not ids or len(set(ids)) != len(ids):
             raise BadInputError(f"Classes {ids} are none or repeat. Give each output its own id.")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise BadInputError(f"Temperature {self.temperature} is not a number above 0.")
         figures = {**self.metrics, **self.thresholds}
         if not all(math.isfinite(value) for value in figures.values()):
             raise BadInputError(f"Figures {figures} are not all finite. Leave those out.")
@@ -63,10 +73,13 @@ class BundleSpec:
         Raises:
             KeyError, TypeError, ValueError: When it is something else.
         """
-        if data["format_version"] != FORMAT_VERSION:
+        version = data["format_version"]
+        if version not in (1, FORMAT_VERSION):
             raise ValueError(
-                f"format_version is {data['format_version']!r}, this release reads {FORMAT_VERSION}"
+                f"format_version is {version!r}, this release reads 1 to {FORMAT_VERSION}"
             )
+        if version == 1:
+            data = {**_ADDED_IN_2, **data}
         known = {"format_version", *cls.__dataclass_fields__}
         if set(data) != known:
             raise ValueError(f"the keys {sorted(set(data) ^ known)} are missing or unknown")
@@ -86,6 +99,8 @@ class BundleSpec:
                 name: float(value) for name, value in _typed(data, "thresholds", dict).items()
             },
             created_at=_typed(data, "created_at", str),
+            head=_typed(data, "head", str),
+            temperature=_typed(data, "temperature", float),
         )
 
 

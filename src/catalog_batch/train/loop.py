@@ -101,6 +101,11 @@ def all_layers_train(network: nn.Module, epoch: int) -> None:
     network.train()
 
 
+def as_it_is(network: nn.Module, epoch: int) -> nn.Module:
+    """Return the network itself, which is what one process trains."""
+    return network
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the loop calls on the way: what becomes of a batch, and how ranks add up."""
@@ -116,6 +121,9 @@ class Hooks:
 
     set_mode: Callable[[nn.Module, int], None] = all_layers_train
     """Called with the plain network and the epoch before each training epoch."""
+
+    in_parallel: Callable[[nn.Module, int], nn.Module] = as_it_is
+    """Called after ``set_mode``: wraps the plain network for data parallelism."""
 
     reduce_sum: TensorFunction = in_one_process
     """Returns a tensor's sum over the ranks."""
@@ -139,8 +147,8 @@ def fit(
     stand in for the validation ones, and ``validation_rows`` is 0.
 
     Args:
-        network: On ``settings.device``; wrapped for data parallelism if there are ranks.
-        recipe: Over the plain network; its averaged weights, if any, are those evaluated.
+        network: On ``settings.device``, without a wrapper for data parallelism.
+        recipe: Over this network; its averaged weights, if any, are those evaluated.
         training: Gives an epoch's batches; called with the epoch's number.
         validation: Gives the validation batches.
         settings: Limits, device and seed.
@@ -160,7 +168,9 @@ def fit(
         torch.manual_seed(settings.seed + state.epoch)
         hooks.augment.begin_epoch(state.epoch)
         recipe.begin_epoch(state.epoch, [report.validation_loss for report in state.history])
-        totals = train_epoch(network, recipe, training(state.epoch), settings, hooks, state.epoch)
+        hooks.set_mode(network, state.epoch)
+        wrapped = hooks.in_parallel(network, state.epoch)
+        totals = train_epoch(wrapped, recipe, training(state.epoch), settings, hooks, state.epoch)
         evaluation = evaluate(
             recipe.evaluated,
             validation(),
@@ -187,13 +197,13 @@ def train_epoch(
 ) -> EpochTotals:
     """Take a step of the recipe for every ``recipe.accumulate_steps`` batches and for the rest.
 
-    Auxiliary heads add to the loss of a step and not to the totals.
+    The network is in training mode, wrapped for data parallelism if there are ranks. Auxiliary
+    heads add to the loss of a step and not to the totals.
 
     Raises:
         CatalogBatchError: When a loss is not finite, naming epoch, batch and learning rate.
     """
     plain = _plain(network)
-    hooks.set_mode(plain, epoch)
     device = torch.device(settings.device)
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     timed = _TimedBatches(batches, recipe.accumulate_steps)

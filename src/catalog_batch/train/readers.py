@@ -23,7 +23,7 @@ from petastorm import make_batch_reader
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import CatalogBatchError, ReconciliationError, TrainingDataError
-from catalog_batch.modeling.networks import default_side
+from catalog_batch.modeling.networks import default_preprocessing
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
 from catalog_batch.train.loop import Batch
 from catalog_batch.train.prefetch import prefetched
@@ -128,8 +128,8 @@ class ShardReader:
 
 
 def preprocessing_for(settings: TrainSettings) -> Preprocessing:
-    """Choose the preprocessing: the side that was set, or else the architecture's own."""
-    return Preprocessing.for_side(settings.image_side or default_side(settings.architecture))
+    """Choose the preprocessing: the architecture's, at the side that was set or its own."""
+    return default_preprocessing(settings.architecture, settings.image_side)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

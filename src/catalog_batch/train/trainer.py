@@ -11,7 +11,9 @@ import numpy as np
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import CatalogBatchError, ConfigError
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, load_bundle, write_bundle
+from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.cluster import run_workers
 from catalog_batch.train.readers import preprocessing_for
@@ -108,14 +110,16 @@ def _pinned_version(folder: Path, version: int | None) -> int | None:
 
 
 def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
-    """Build the network once, so that wrong weights are refused, or downloaded, before Ray."""
-    build_network(
+    """Build the network once: wrong weights or layers are refused, or downloaded, before Ray."""
+    network = starting_network(
         settings.architecture,
-        len(snapshot.classes),
+        [category for category, _ in snapshot.classes],
         settings.weights,
         settings.weights_sha256,
         preprocessing_for(settings).side,
+        settings.head,
     )
+    Freezing(network, settings.freeze)
 
 
 def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> None:
@@ -168,9 +172,13 @@ def _bundled(
             metrics=metrics,
             thresholds={},
             created_at=created_at,
+            head=settings.head,
         )
         network = build_network(
-            settings.architecture, len(snapshot.classes), image_side=spec.preprocessing.side
+            settings.architecture,
+            len(snapshot.classes),
+            image_side=spec.preprocessing.side,
+            head=settings.head,
         )
         network.load_state_dict(checkpoints.read_weights(final, checkpoints.BEST))
         golden = np.load(final / checkpoints.GOLDEN, allow_pickle=False)

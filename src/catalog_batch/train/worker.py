@@ -15,7 +15,9 @@ from torch import nn
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
 from catalog_batch.modeling.augmentation import build_augmentation
-from catalog_batch.modeling.networks import build_network, classifier_name
+from catalog_batch.modeling.freezing import Freezing
+from catalog_batch.modeling.heads import head_layers
+from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.loop import FitSettings, Hooks, evaluate, fit
 from catalog_batch.train.losses import balanced_class_weights
@@ -109,16 +111,16 @@ class _Run:
         self.recipe = _recipe(settings, self.plain, reader, rank)
         if resume_from is not None:
             self.recipe.restore(checkpoints.read_recipe(resume_from))
-        self.network = rank.in_parallel(self.plain)
-        if settings.compile:
-            # In place: the names of the weights stay those of the plain network.
-            self.network.compile()
+        self.freezing = Freezing(
+            self.plain, settings.freeze, settings.unfreeze_every, settings.freeze_statistics
+        )
+        self.wrapped: nn.Module | None = None
 
     def fit(self) -> None:
         """Run the epochs that are left."""
         seed = self.settings.seed + 1_000_003 * self.rank.rank
         fit(
-            self.network,
+            self.plain,
             self.recipe,
             self.reader.training,
             lambda: self.reader.evaluation("validation"),
@@ -133,11 +135,24 @@ class _Run:
             Hooks(
                 self.reader.preprocessing.normalise,
                 build_augmentation(self.settings.augmentation, seed).to(self.rank.device),
+                set_mode=self.freezing.set_mode,
+                in_parallel=self._in_parallel,
                 reduce_sum=reduce_sum,
             ),
             self.state,
             self._after_epoch,
         )
+
+    def _in_parallel(self, network: nn.Module, epoch: int) -> nn.Module:
+        """Wrap the network anew when other layers are trained than before."""
+        if self.wrapped is None or self.freezing.changes_at(epoch):
+            # The old wrapper goes first: it listens for the gradients too.
+            self.wrapped = None
+            self.wrapped = self.rank.in_parallel(network)
+            if self.settings.compile:
+                # In place: the names of the weights stay those of the plain network.
+                self.wrapped.compile()
+        return self.wrapped
 
     def _after_epoch(self, report: EpochReport, state: FitState) -> None:
         _reconcile(self.reader.snapshot, "train", report.train_rows)
@@ -208,12 +223,13 @@ class _Run:
 
 def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
     torch.manual_seed(settings.seed)
-    return build_network(
+    return starting_network(
         settings.architecture,
-        len(snapshot.classes),
+        [category for category, _ in snapshot.classes],
         settings.weights,
         settings.weights_sha256,
         preprocessing_for(settings).side,
+        settings.head,
     )
 
 
@@ -231,7 +247,7 @@ def _recipe(settings: TrainSettings, network: nn.Module, reader: ShardReader, ra
         RecipeSettings(**settings.model_dump(include=names)),
         snapshot.steps("train", rank.world_size, settings.batch_size),
         rank.device,
-        (f"{classifier_name(network)}.",),
+        tuple(f"{layer}." for layer in head_layers(network)),
         balanced_class_weights(snapshot.class_rows) if balanced else None,
     )
 

@@ -1,0 +1,85 @@
+"""The network that training starts from, which may be an earlier model with other classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from catalog_batch.errors import ModelRefusedError
+from catalog_batch.modeling.bundle import Bundle, load_bundle
+from catalog_batch.modeling.heads import output_layers
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.weights import refuse_other_digest
+
+
+def starting_network(
+    architecture: str,
+    class_ids: Sequence[str],
+    weights: str = "none",
+    weights_sha256: str = "",
+    image_side: int = 0,
+    head: str = "linear",
+) -> nn.Module:
+    """Build the network of ``build_network``, or go on with that of an earlier bundle.
+
+    From a bundle everything is taken but the outputs of classes that are not in ``class_ids``
+    any more; outputs of new classes start fresh. The bundle may be of another image side where
+    the architecture's weights do not depend on it, as in all but the transformers.
+
+    Args:
+        architecture: A torchvision classification model's name.
+        class_ids: Category id of each output, in order.
+        weights: As for ``build_network``, or a bundle's folder.
+        weights_sha256: Checksum of the file, or digest of the bundle; empty accepts any.
+        image_side: Side in pixels, 0 for the architecture's own.
+        head: ``linear`` or ``article``.
+
+    Raises:
+        BadInputError: As ``build_network`` does.
+        ModelRefusedError: As ``build_network`` and ``load_bundle`` do, and for a bundle of
+            another architecture, head or, for a transformer, image side.
+    """
+    folder = Path(weights)
+    if weights in ("none", "imagenet") or not folder.is_dir():
+        return build_network(
+            architecture, len(class_ids), weights, weights_sha256, image_side, head
+        )
+    network = build_network(architecture, len(class_ids), image_side=image_side, head=head)
+    bundle = load_bundle(folder)
+    refuse_other_digest(folder, bundle.digest, weights_sha256)
+    _refuse_other_network(folder, bundle, architecture, head)
+    _copy_known(folder, bundle, network, class_ids)
+    return network
+
+
+def _refuse_other_network(folder: Path, bundle: Bundle, architecture: str, head: str) -> None:
+    stored, wanted = (bundle.spec.architecture, bundle.spec.head), (architecture, head)
+    if stored != wanted:
+        raise ModelRefusedError(
+            f"Training cannot go on from {str(folder)!r}: it is a {stored[0]} with the {stored[1]} "
+            f"head, and a {wanted[0]} with the {wanted[1]} head was asked for. "
+            "Set train.architecture and train.head to the bundle's, or start from other weights."
+        )
+
+
+@torch.no_grad()
+def _copy_known(folder: Path, bundle: Bundle, network: nn.Module, class_ids: Sequence[str]) -> None:
+    old_rows = {label.category_id: row for row, label in enumerate(bundle.spec.classes)}
+    rows = [row for row, category in enumerate(class_ids) if category in old_rows]
+    sources = [old_rows[class_ids[row]] for row in rows]
+    outputs = output_layers(network)
+    stored = bundle.network.state_dict()
+    for name, tensor in network.state_dict().items():
+        if name not in stored:
+            continue  # an auxiliary head, for which the bundle's image side had no room
+        if name.rpartition(".")[0] in outputs:
+            tensor[rows] = stored[name][sources]
+        elif stored[name].shape == tensor.shape:
+            tensor.copy_(stored[name])
+        else:
+            raise ModelRefusedError(
+                f"Training cannot go on from {str(folder)!r}: its {name} is "
+                f"{tuple(stored[name].shape)}, not {tuple(tensor.shape)}. Set train.image_side to "
+                f"the bundle's {bundle.spec.preprocessing.side}, or start from other weights."
+            )

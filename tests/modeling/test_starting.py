@@ -1,0 +1,156 @@
+"""Going on from an earlier bundle when the classes have changed since."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from catalog_batch.errors import BadInputError, ModelRefusedError
+from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.starting import starting_network
+
+torch.set_num_threads(1)
+
+SMALL = "mobilenet_v3_small"
+OLD = ("bags", "lamps", "shoes")
+
+
+def bundle(
+    folder: Path, architecture: str = SMALL, side: int = 32, head: str = "linear"
+) -> tuple[Path, nn.Module]:
+    """Write a bundle of the three old classes; returns the folder and the network in it."""
+    torch.manual_seed(1)
+    network = build_network(architecture, len(OLD), image_side=side, head=head)
+    spec = BundleSpec(
+        architecture=architecture,
+        classes=tuple(ClassLabel(name, name) for name in OLD),
+        preprocessing=Preprocessing.for_side(side),
+        taxonomy_version=1,
+        training_table="training_examples",
+        training_table_version=1,
+        git_commit="0" * 40,
+        metrics={},
+        thresholds={},
+        created_at="2026-01-01T00:00:00Z",
+        head=head,
+    )
+    golden = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    write_bundle(folder / "old", network, spec, golden)
+    return folder / "old", network
+
+
+def start(folder: Path, class_ids: tuple[str, ...], **changes: Any) -> dict[str, Tensor]:
+    torch.manual_seed(2)
+    options = {"architecture": SMALL, "image_side": 32, **changes}
+    network = starting_network(class_ids=class_ids, weights=str(folder), **options)
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("head", ["linear", "article"])
+def test_known_classes_keep_their_rows_and_the_backbone_is_whole(tmp_path: Path, head: str) -> None:
+    folder, network = bundle(tmp_path, head=head)
+    before = network.state_dict()
+    output = "classifier.3" if head == "linear" else "classifier.3.4"
+
+    after = start(folder, ("shoes", "hats", "bags", "socks"), head=head)
+
+    weight, bias = f"{output}.weight", f"{output}.bias"
+    assert all(torch.equal(after[it], before[it]) for it in before if it not in (weight, bias))
+    assert after[weight].shape[0] == 4
+    for new, old in ((0, 2), (2, 0)):
+        assert torch.equal(after[weight][new], before[weight][old])
+        assert torch.equal(after[bias][new], before[bias][old])
+
+
+def test_new_classes_start_as_in_a_network_without_a_past(tmp_path: Path) -> None:
+    folder, _ = bundle(tmp_path)
+    after = start(folder, ("bags", "hats"))
+    torch.manual_seed(2)
+    fresh = build_network(SMALL, 2, image_side=32).state_dict()
+    assert torch.equal(after["classifier.3.weight"][1], fresh["classifier.3.weight"][1])
+    assert not torch.equal(after["classifier.3.weight"][0], fresh["classifier.3.weight"][0])
+
+
+def test_the_same_classes_give_the_same_logits(tmp_path: Path) -> None:
+    folder, network = bundle(tmp_path)
+    again = starting_network(SMALL, OLD, str(folder), image_side=32)
+    batch = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(again.eval()(batch), network.eval()(batch))
+
+
+def test_without_a_known_class_the_backbone_is_still_taken(tmp_path: Path) -> None:
+    folder, network = bundle(tmp_path)
+    after = start(folder, ("hats",))
+    assert torch.equal(after["features.0.0.weight"], network.state_dict()["features.0.0.weight"])
+    assert after["classifier.3.weight"].shape == (1, 1024)
+
+
+def test_auxiliary_heads_keep_the_rows_of_known_classes_too(tmp_path: Path) -> None:
+    folder, network = bundle(tmp_path, "googlenet")
+    before = network.state_dict()
+    after = start(folder, ("hats", "lamps"), architecture="googlenet")
+    for name in ("fc.weight", "aux1.fc2.weight", "aux2.fc2.bias"):
+        assert torch.equal(after[name][1], before[name][1])
+    assert torch.equal(after["aux1.conv.conv.weight"], before["aux1.conv.conv.weight"])
+
+
+def test_an_auxiliary_head_that_the_bundle_lacks_starts_fresh(tmp_path: Path) -> None:
+    folder, network = bundle(tmp_path, "inception_v3", side=80)
+    after = start(folder, OLD, architecture="inception_v3", image_side=299)
+    assert after["AuxLogits.fc.weight"].shape == (3, 768)
+    assert torch.equal(after["fc.weight"], network.state_dict()["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"architecture": "resnet18"}, "mobilenet_v3_small with the linear head, and a resnet18"),
+        ({"head": "article"}, "linear head, and a .* with the article head.*Set train.arch"),
+        ({"weights_sha256": "00ff"}, "not 00ff"),
+    ],
+)
+def test_a_bundle_of_another_network_is_refused(
+    tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    folder, _ = bundle(tmp_path)
+    with pytest.raises(ModelRefusedError, match=match):
+        start(folder, OLD, **changes)
+
+
+def test_another_image_side_is_refused_where_the_weights_depend_on_it(tmp_path: Path) -> None:
+    folder, _ = bundle(tmp_path, "vit_b_32", side=32)
+    with pytest.raises(ModelRefusedError, match=r"pos_embedding is .*Set train.image_side to.* 32"):
+        start(folder, OLD, architecture="vit_b_32", image_side=64)
+
+
+def test_a_damaged_bundle_is_refused_by_its_checksum(tmp_path: Path) -> None:
+    folder, _ = bundle(tmp_path)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelRefusedError, match=r"model\.safetensors has SHA-256"):
+        start(folder, OLD)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefusedError, match=r"is refused.*are missing"):
+        start(tmp_path, OLD)
+
+
+def test_a_path_that_leads_nowhere_says_what_may_be_given(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="a state_dict file or of a bundle's folder"):
+        start(tmp_path / "nowhere", OLD)
+
+
+def test_a_state_dict_file_still_leaves_the_head_fresh(tmp_path: Path) -> None:
+    published = build_network(SMALL, 10, image_side=32).state_dict()
+    torch.save(published, tmp_path / "published.pth")
+    after = start(tmp_path / "published.pth", OLD, head="article")
+    assert torch.equal(after["classifier.0.weight"], published["classifier.0.weight"])
+    assert after["classifier.3.4.weight"].shape == (3, 512)

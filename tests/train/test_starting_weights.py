@@ -1,0 +1,102 @@
+"""A run that goes on from the model of an earlier one, and weights that are refused before Ray."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from catalog_batch.config import TrainSettings
+from catalog_batch.errors import BadInputError, ModelRefusedError
+from catalog_batch.modeling.bundle import load_bundle
+from catalog_batch.train.trainer import TrainedModel, train_classifier
+
+Write = Callable[..., Path]
+MakeRows = Callable[..., list[dict[str, Any]]]
+
+
+def train(table: Path, runs: Path, run_id: str, **changes: Any) -> TrainedModel:
+    settings = TrainSettings(
+        **{
+            "architecture": "mobilenet_v3_small",
+            "weights": "none",
+            "head": "article",
+            "image_side": 32,
+            "batch_size": 8,
+            "epochs": 1,
+            "num_workers": 0,
+            "device": "cpu",
+            "stall_seconds": 60,
+            **changes,
+        }
+    )
+    return train_classifier(
+        str(table), None, settings, runs, run_id, git_commit="a", created_at="2026-01-02T03:04:05Z"
+    )
+
+
+@pytest.fixture(scope="module")
+def earlier(
+    tmp_path_factory: pytest.TempPathFactory, write_table: Write, make_rows: MakeRows
+) -> Path:
+    """Train on the table without its lamps; returns the folder that holds table and run."""
+    folder = tmp_path_factory.mktemp("earlier")
+    rows = [row for row in make_rows() if row["category_id"] != "lamps"]
+    train(write_table(folder / "t", rows), folder / "runs", "two-classes")
+    return folder
+
+
+def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
+    earlier: Path, write_table: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(earlier / "runs")
+    model = train(
+        write_table(tmp_path / "t"),
+        tmp_path / "runs",
+        "three-classes",
+        weights="two-classes/bundle",
+        learning_rate=1e-9,
+    )
+    before = load_bundle(earlier / "runs" / "two-classes" / "bundle")
+    after = load_bundle(model.bundle_folder)
+    assert after.spec.head == before.spec.head == "article"
+    assert [len(bundle.spec.classes) for bundle in (before, after)] == [2, 3]
+    # With next to no learning rate the weights are still those that training started from.
+    rows = {
+        bundle: dict(
+            zip(
+                (label.category_id for label in bundle.spec.classes),
+                bundle.network.get_parameter("classifier.3.4.weight"),
+                strict=True,
+            )
+        )
+        for bundle in (before, after)
+    }
+    for category in ("bags", "shoes"):
+        torch.testing.assert_close(rows[after][category], rows[before][category], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"freeze": "features.99"}, BadInputError, "MobileNetV3 has no such layer"),
+        ({"freeze": "classifier"}, BadInputError, "holds a head"),
+        ({"weights": "."}, ModelRefusedError, "are missing"),
+        ({"weights": "two-classes/bundle", "head": "linear"}, ModelRefusedError, "train.head"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused_before_ray_starts(
+    earlier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    error: type[Exception],
+    match: str,
+) -> None:
+    monkeypatch.chdir(earlier / "runs")
+    with pytest.raises(error, match=match):
+        train(earlier / "t", tmp_path, "refused", **changes)
+    assert not ray.is_initialized()
+    assert not (tmp_path / "refused").exists()
