@@ -8,15 +8,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from catalog_batch.errors import BadInputError
-from catalog_batch.modeling.draws import drawing_from, epoch_generator
+from catalog_batch.modeling.draws import AUGMENTATION, drawing_from, epoch_generator
 from catalog_batch.modeling.preprocessing import IMAGENET_MEAN
 from catalog_batch.modeling.retouching import Colour, ColourJitter, Erasing, levels
 from catalog_batch.modeling.warping import ArticleWarp, RandomCrop
 
 Step = Callable[[Tensor, torch.Generator], Tensor]
 """From pictures, uint8 [N, H, W, 3], to changed ones, with what a CPU generator draws."""
-
-PURPOSE = 1
 
 
 class Augmentation:
@@ -37,7 +35,7 @@ class Augmentation:
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw from here on what belongs to ``epoch``, whatever was drawn before."""
-        self._generator = epoch_generator(self._seed, epoch, PURPOSE)
+        self._generator = epoch_generator(self._seed, epoch, AUGMENTATION)
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return changed copies of a batch, uint8 [N, H, W, 3] on the same device."""

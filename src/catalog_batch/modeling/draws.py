@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+AUGMENTATION, MIXING = 1, 2
+"""Purposes of draws: what one of them draws does not depend on the other's."""
+
 
 def epoch_generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
     """Return a generator on the CPU, so that a seed draws the same for every device.
@@ -15,7 +18,7 @@ def epoch_generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
     Args:
         seed: At least 0; give each rank its own.
         epoch: At least 0: a resumed run draws what an undisturbed one does.
-        purpose: Keeps apart what the same seed and epoch draw for different ends.
+        purpose: ``AUGMENTATION`` or ``MIXING``.
     """
     # A generator's start takes 32 bits of a seed alone: mixed first, neighbours do not collide.
     mixed = np.random.SeedSequence([seed, epoch, purpose]).generate_state(1)[0]

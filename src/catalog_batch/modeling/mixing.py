@@ -7,13 +7,11 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from catalog_batch.errors import BadInputError
-from catalog_batch.modeling.draws import drawing_from, epoch_generator
-
-PURPOSE = 2
+from catalog_batch.modeling.draws import MIXING, drawing_from, epoch_generator
 
 
 class Mixing:
-    """MixUp, CutMix or both by turns, as torchvision has them, with draws that repeat.
+    """MixUp or CutMix, as torchvision has them, with draws that repeat.
 
     A picture's partner is the one before it in the batch: batches must be shuffled. One share is
     drawn for a batch. ``mixup`` averages the two: Zhang et al., "mixup" (2018); ``cutmix`` pastes
@@ -47,7 +45,7 @@ class Mixing:
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw from here on what belongs to ``epoch``, whatever was drawn before."""
-        self._generator = epoch_generator(self._seed, epoch, PURPOSE)
+        self._generator = epoch_generator(self._seed, epoch, MIXING)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a batch with itself.
