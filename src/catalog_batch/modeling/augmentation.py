@@ -1,104 +1,110 @@
-"""Random changes to training batches, on the device, in one resampling."""
+"""Random changes to the pictures of a training batch, each on its own, on their device."""
 
-import math
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torchvision.transforms import v2
 
 from catalog_batch.errors import BadInputError
+from catalog_batch.modeling.draws import AUGMENTATION, drawing_from, epoch_generator
+from catalog_batch.modeling.preprocessing import IMAGENET_MEAN
+from catalog_batch.modeling.retouching import Colour, ColourJitter, Erasing, levels
+from catalog_batch.modeling.warping import ArticleWarp, RandomCrop
+
+Step = Callable[[Tensor, torch.Generator], Tensor]
+"""From pictures, uint8 [N, H, W, 3], to changed ones, with what a CPU generator draws."""
 
 
-class Augmentation(nn.Module):
-    """No change at all: the base of the augmentations, and the one called ``none``."""
+class Augmentation:
+    """Steps one after the other, whose draws repeat for a seed and an epoch.
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Draw from here on what belongs to ``epoch``, whatever was drawn before."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the batch, float32 [N, 3, H, W], as it is."""
-        return images
-
-
-class ArticleAugmentation(Augmentation):
-    """Rotate, shift, shear, zoom and mirror each picture on its own, in one resampling.
-
-    The ranges are those of the Keras ``ImageDataGenerator`` line that fine-tuning recipes of
-    2016 and later share: ``rotation_range=20, width_shift_range=0.2, height_shift_range=0.2,
-    shear_range=0.2, zoom_range=0.2, horizontal_flip=True``, and like there what comes in from
-    outside repeats the border. Keras reads ``shear_range`` in degrees, so its 0.2 hardly shows;
-    it is taken at its word, for the line to mean here what it means there.
+    Takes pictures as they were decoded and gives pictures: what is drawn does not depend on the
+    mean and deviation that a network expects, and the result can be looked at. Without steps
+    there is no change at all: that is the one called ``none``.
 
     The draws are made on the CPU: a seed gives the same pictures on every device.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        rotation: float = 20.0,
-        shift: float = 0.2,
-        shear: float = 0.2,
-        zoom: float = 0.2,
-    ) -> None:
-        """Set the ranges; each value is drawn evenly from minus to plus its range.
-
-        Args:
-            seed: Of the draws; give each rank its own.
-            rotation: Degrees.
-            shift: Share of width and of height, drawn apart.
-            shear: Degrees.
-            zoom: Around 1, drawn apart for width and height.
-        """
-        super().__init__()
+    def __init__(self, steps: Sequence[Step] = (), seed: int = 0) -> None:
+        """Take the steps in order, and the seed of their draws; give each rank its own."""
+        self._steps = tuple(steps)
         self._seed = seed
-        self._ranges = torch.tensor(
-            [math.radians(rotation), shift, shift, math.radians(shear), zoom, zoom]
-        )
-        self._generator = torch.Generator().manual_seed(seed)
+        self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw from here on what belongs to ``epoch``, whatever was drawn before."""
-        self._generator.manual_seed(self._seed * 1_000_003 + epoch)
+        self._generator = epoch_generator(self._seed, epoch, AUGMENTATION)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return changed copies of the batch, float32 [N, 3, H, W]."""
-        count, _, height, width = images.shape
-        affine = self._draw_affine(count, height / width).to(images.device, non_blocking=True)
-        grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-        return functional.grid_sample(
-            images, grid, mode="bilinear", padding_mode="border", align_corners=False
-        )
-
-    def _draw_affine(self, count: int, aspect: float) -> Tensor:
-        """Draw [count, 2, 3] maps from output to source points, both from -1 to 1 per axis.
-
-        As in Keras: rotation times shear times zoom, then the shift.
-        """
-        uniform = torch.rand(count, 6, generator=self._generator) * 2 - 1
-        turn, shift_x, shift_y, shear, zoom_x, zoom_y = (uniform * self._ranges).unbind(1)
-        mirror = torch.randint(0, 2, (count,), generator=self._generator) * 2 - 1
-        cos, sin = turn.cos(), turn.sin()
-        # An angle is one in pixels, which are not square in the -1 to 1 units of a wide picture.
-        columns = [
-            cos * (1 + zoom_x) * mirror,
-            -(turn + shear).sin() * (1 + zoom_y) * aspect,
-            2 * shift_x,
-            sin * (1 + zoom_x) * mirror / aspect,
-            (turn + shear).cos() * (1 + zoom_y),
-            2 * shift_y,
-        ]
-        return torch.stack(columns, dim=1).view(count, 2, 3)
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Return changed copies of a batch, uint8 [N, H, W, 3] on the same device."""
+        # Under autocast the source points would be rounded to bfloat16: off by whole pixels.
+        with torch.autocast(pictures.device.type, enabled=False):
+            for step in self._steps:
+                pictures = step(pictures, self._generator)
+        return pictures
 
 
-def build_augmentation(name: Literal["article", "none"], seed: int) -> Augmentation:
-    """Build the augmentation called ``name``.
+class PerPicture:
+    """Apply a transform of torchvision's to one picture after the other, each with its own draws.
+
+    Handed a whole batch, it would draw once and change all pictures in the same way. One after
+    the other costs a CPU nothing: nearly all the time goes into the pixels.
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Any]) -> None:
+        """Take a transform of ``torchvision.transforms.v2`` for uint8 [3, H, W]."""
+        self._transform = transform
+
+    def __call__(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
+        """Return changed copies; uint8 [N, H, W, 3] in and out."""
+        with drawing_from(generator):
+            images = [self._transform(image) for image in pictures.permute(0, 3, 1, 2)]
+        return torch.stack(images).permute(0, 2, 3, 1).contiguous()
+
+
+def build_augmentation(
+    name: Literal["article", "trivial", "rand", "crop", "none"],
+    seed: int,
+    colour_jitter: float = 0.0,
+    erasing: float = 0.0,
+    mean: Colour = IMAGENET_MEAN,
+) -> Augmentation:
+    """Build the augmentation called ``name``, followed by what is switched on beside it.
+
+    Args:
+        name: ``article`` is ``ArticleWarp``, ``crop`` is ``RandomCrop``, ``trivial`` is Müller
+            and Hutter, "TrivialAugment" (2021), ``rand`` is Cubuk et al., "RandAugment" (2020),
+            2 operations of strength 9 of 31.
+        seed: Of the draws; give each rank its own.
+        colour_jitter: Most change of brightness, contrast and saturation; 0 is none.
+        erasing: Share of pictures in which a rectangle is blanked; 0 is none.
+        mean: Colour of blanks and of corners that a rotation of ``trivial`` or ``rand`` bares.
 
     Raises:
         BadInputError: For another name.
     """
+    steps = _named_steps(name, mean)
+    if colour_jitter:
+        steps.append(ColourJitter(colour_jitter))
+    if erasing:
+        steps.append(Erasing(erasing, mean))
+    return Augmentation(steps, seed)
+
+
+def _named_steps(name: str, mean: Colour) -> list[Step]:
+    look = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": levels(mean)}
     if name == "article":
-        return ArticleAugmentation(seed)
+        return [ArticleWarp()]
+    if name == "trivial":
+        return [PerPicture(v2.TrivialAugmentWide(**look))]
+    if name == "rand":
+        return [PerPicture(v2.RandAugment(num_ops=2, magnitude=9, **look))]
+    if name == "crop":
+        return [RandomCrop()]
     if name == "none":
-        return Augmentation()
-    raise BadInputError(f"Unknown augmentation {name!r}. Use 'article' or 'none'.")
+        return []
+    raise BadInputError(
+        f"Unknown augmentation {name!r}. Use 'article', 'trivial', 'rand', 'crop' or 'none'."
+    )
