@@ -162,8 +162,8 @@ class TrainSettings(_Section):
     """Side in pixels of the square a network sees; 0 takes the architecture's own (224, 299)."""
 
     head: Literal["linear", "article"] = "linear"
-    """What gives the classes: ``linear`` replaces the last layer; ``article`` is flatten, dense 512,
-    ReLU and dropout 0.5 before it."""
+    """What gives the classes: ``linear`` replaces the last layer; ``article`` puts flatten, dense
+    512, ReLU and dropout 0.5 before it."""
 
     freeze: str = "none"
     """What is not trained: ``none``, ``backbone`` (all but the head), or the name of the last layer

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalog_batch.errors import CatalogBatchError
 from catalog_batch.modeling.augmentation import Augmentation
+from catalog_batch.modeling.mixing import Mixing
 from catalog_batch.train.losses import Loss, split_outputs
 from catalog_batch.train.recipe import Recipe
 from catalog_batch.train.reports import (
@@ -42,9 +43,6 @@ __all__ = [
 ]
 
 TensorFunction = Callable[[Tensor], Tensor]
-
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Images [N, 3, H, W] and labels [N] to images and class probabilities float32 [N, C]."""
 
 STEPS_BETWEEN_LOOKS = 50
 """Steps on a GPU after which losses are looked at: each look waits until the GPU has caught up."""
@@ -114,10 +112,10 @@ class Hooks:
     """uint8 [N, H, W, 3] to float32 [N, 3, H, W]."""
 
     augment: Augmentation = field(default_factory=Augmentation)
-    """Applied to normalised training batches."""
+    """Applied to the pictures of training batches, before ``normalise``."""
 
-    mix: Mix | None = None
-    """Applied after ``augment``."""
+    mix: Mixing | None = None
+    """Applied to training batches after ``normalise``."""
 
     set_mode: Callable[[nn.Module, int], None] = all_layers_train
     """Called with the plain network and the epoch before each training epoch."""
@@ -167,6 +165,8 @@ def fit(
     while state.epoch < settings.epochs and state.epochs_without_improvement < settings.patience:
         torch.manual_seed(settings.seed + state.epoch)
         hooks.augment.begin_epoch(state.epoch)
+        if hooks.mix is not None:
+            hooks.mix.begin_epoch(state.epoch)
         recipe.begin_epoch(state.epoch, [report.validation_loss for report in state.history])
         hooks.set_mode(network, state.epoch)
         wrapped = hooks.in_parallel(network, state.epoch)
@@ -255,7 +255,7 @@ def _plain(network: nn.Module) -> nn.Module:
 
 
 def _prepared(images: Tensor, labels: Tensor, hooks: Hooks) -> tuple[Tensor, Tensor]:
-    images = hooks.augment(hooks.normalise(images))
+    images = hooks.normalise(hooks.augment(images))
     return (images, labels) if hooks.mix is None else hooks.mix(images, labels)
 
 

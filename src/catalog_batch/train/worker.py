@@ -14,9 +14,12 @@ from torch import nn
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
-from catalog_batch.modeling.augmentation import build_augmentation
+from catalog_batch.modeling.augmentation import Augmentation, build_augmentation
 from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.heads import head_layers
+from catalog_batch.modeling.mixing import Mixing
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.sheet import augmentation_sheet
 from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.loop import FitSettings, Hooks, evaluate, fit
@@ -30,6 +33,8 @@ from catalog_batch.train.snapshot import Snapshot
 
 UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 GOLDEN_IMAGES = 16
+SHEET = "augmentation.png"
+SHEET_IMAGES = 8
 
 
 def refuse_pickled_metadata(environment: Mapping[str, str]) -> None:
@@ -118,6 +123,8 @@ class _Run:
 
     def fit(self) -> None:
         """Run the epochs that are left."""
+        if self.rank.leads and self.state.epoch == 0:
+            self._write_sheet()
         seed = self.settings.seed + 1_000_003 * self.rank.rank
         fit(
             self.plain,
@@ -134,7 +141,8 @@ class _Run:
             ),
             Hooks(
                 self.reader.preprocessing.normalise,
-                build_augmentation(self.settings.augmentation, seed).to(self.rank.device),
+                _augmentation(self.settings, seed, self.reader.preprocessing),
+                _mixing(self.settings, seed, len(self.reader.snapshot.classes)),
                 set_mode=self.freezing.set_mode,
                 in_parallel=self._in_parallel,
                 reduce_sum=reduce_sum,
@@ -142,6 +150,20 @@ class _Run:
             self.state,
             self._after_epoch,
         )
+
+    def _write_sheet(self) -> None:
+        """Show what augmentation makes of the first training pictures."""
+        pictures = torch.from_numpy(self.reader.first_images("train", SHEET_IMAGES))
+        settings, classes = self.settings, len(self.reader.snapshot.classes)
+        named = (settings.augmentation, settings.colour_jitter, settings.erasing, settings.mixing)
+        title = "augmentation {}, colour jitter {:g}, erasing {:g}, mixing {}".format(*named)
+        sheet = augmentation_sheet(
+            pictures,
+            _augmentation(settings, settings.seed, self.reader.preprocessing),
+            title,
+            _mixing(settings, settings.seed, classes),
+        )
+        sheet.save(self.folder / SHEET)
 
     def _in_parallel(self, network: nn.Module, epoch: int) -> nn.Module:
         """Wrap the network anew when other layers are trained than before."""
@@ -219,6 +241,22 @@ class _Run:
     def _golden_images(self) -> Image:
         split = "validation" if self.reader.snapshot.rows("validation") else "train"
         return self.reader.first_images(split, GOLDEN_IMAGES)
+
+
+def _augmentation(settings: TrainSettings, seed: int, preprocessing: Preprocessing) -> Augmentation:
+    return build_augmentation(
+        settings.augmentation,
+        seed,
+        settings.colour_jitter,
+        settings.erasing,
+        preprocessing.mean,
+    )
+
+
+def _mixing(settings: TrainSettings, seed: int, classes: int) -> Mixing | None:
+    if settings.mixing == "none":
+        return None
+    return Mixing(settings.mixing, classes, seed, settings.mixing_alpha)
 
 
 def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
