@@ -42,6 +42,9 @@ class BundleSpec:
     created_at: str
     """ISO 8601, UTC."""
 
+    temperature: float = 1.0
+    """What logits are divided by before softmax."""
+
     def __post_init__(self) -> None:
         """Refuse classes that cannot name the outputs, and figures that JSON cannot hold."""
         ids = [label.category_id for label in self.classes]
@@ -86,6 +89,7 @@ class BundleSpec:
                 name: float(value) for name, value in _typed(data, "thresholds", dict).items()
             },
             created_at=_typed(data, "created_at", str),
+            temperature=_typed(data, "temperature", float),
         )
 
 
