@@ -53,10 +53,12 @@ def replace_rows(
     with _locked_table(root, table) as target:
         wanted = _as_arrow(rows, target)
         stored = [
-            pq.read_table(file, schema=wanted.schema, filters=equals or None)
+            row
             for file in target.file_uris()
+            for row in pq.read_table(file, schema=wanted.schema, filters=equals or None).to_pylist()
         ]
-        if stored and _in_order(pa.concat_tables(stored)) == _in_order(wanted):
+        # OPTIMIZE may have changed the order of a table's rows.
+        if sorted(stored, key=repr) == sorted(wanted.to_pylist(), key=repr):
             return False
         predicate = " AND ".join(f"{column} = {_literal(value)}" for column, _, value in equals)
         write_deltalake(target, wanted, mode="overwrite", predicate=predicate or None)
@@ -77,11 +79,6 @@ def _locked_table(root: str, table: str) -> Iterator[DeltaTable]:
 def _as_arrow(rows: Sequence[Mapping[str, Any]], target: DeltaTable) -> pa.Table:
     schema = pa.schema(target.schema().to_arrow())
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-
-
-def _in_order(rows: pa.Table) -> list[dict[str, Any]]:
-    # OPTIMIZE may have changed the order of a table's rows.
-    return sorted(rows.to_pylist(), key=repr)
 
 
 def _literal(value: str | int) -> str:

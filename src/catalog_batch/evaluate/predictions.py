@@ -107,7 +107,7 @@ def load_predictions(path: Path) -> Predictions:
         BadInputError: When there is no such file, or it holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return Predictions(
                 split=str(stored["split"]),
                 category_ids=tuple(stored["category_ids"].tolist()),
