@@ -1,4 +1,4 @@
-"""Small tables written without a JVM: ``run_log`` and ``models``.
+"""Small tables written without a JVM: ``run_log``, ``models`` and what evaluation found.
 
 Training has no Spark session, and one row does not deserve one. The tables themselves are created
 by the first Spark job from the same DDL as all others.
@@ -32,18 +32,36 @@ def append_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> Non
         write_deltalake(target, _as_arrow(rows, target), mode="append")
 
 
-def replace_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Make the table hold just these rows; return whether it held others.
+def replace_rows(
+    root: str,
+    table: str,
+    rows: Sequence[Mapping[str, Any]],
+    among: Mapping[str, str | int] | None = None,
+) -> bool:
+    """Make the table hold just these rows; return whether it held others, in any order.
+
+    Args:
+        root: Of the warehouse.
+        table: Its name.
+        rows: All that it shall hold.
+        among: Values by column: rows with other values stay as they are.
 
     Raises:
         MissingTableError: When no Spark job has created the table yet.
     """
+    equals = [(column, "=", value) for column, value in (among or {}).items()]
     with _locked_table(root, table) as target:
         wanted = _as_arrow(rows, target)
-        stored = [pq.read_table(file, schema=wanted.schema) for file in target.file_uris()]
-        if stored and pa.concat_tables(stored).to_pylist() == wanted.to_pylist():
+        stored = [
+            row
+            for file in target.file_uris()
+            for row in pq.read_table(file, schema=wanted.schema, filters=equals or None).to_pylist()
+        ]
+        # OPTIMIZE may have changed the order of a table's rows.
+        if sorted(stored, key=repr) == sorted(wanted.to_pylist(), key=repr):
             return False
-        write_deltalake(target, wanted, mode="overwrite")
+        predicate = " AND ".join(f"{column} = {_literal(value)}" for column, _, value in equals)
+        write_deltalake(target, wanted, mode="overwrite", predicate=predicate or None)
         return True
 
 
@@ -61,6 +79,10 @@ def _locked_table(root: str, table: str) -> Iterator[DeltaTable]:
 def _as_arrow(rows: Sequence[Mapping[str, Any]], target: DeltaTable) -> pa.Table:
     schema = pa.schema(target.schema().to_arrow())
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def lock_folder(root: str) -> Path:

@@ -63,6 +63,14 @@ PRODUCT_PREDICTIONS = Table(
     stamps=("predicted_at", "run_id", "images_version"),
 )
 MODELS = Table("models", ("model_name", "version"), stamps=("registered_at", "run_id"))
+_EVALUATED = ("model_name", "model_version", "split")
+EVALUATION_METRICS = Table("evaluation_metrics", (*_EVALUATED, "name"))
+CLASS_METRICS = Table("class_metrics", (*_EVALUATED, "category_id"))
+CONFUSION_MATRIX = Table(
+    "confusion_matrix", (*_EVALUATED, "true_category_id", "predicted_category_id")
+)
+THRESHOLD_CURVE = Table("threshold_curve", (*_EVALUATED, "threshold"))
+CALIBRATION_BINS = Table("calibration_bins", (*_EVALUATED, "is_calibrated", "low"))
 RUN_LOG = Table("run_log", ("run_id",), stamps=())
 
 ALL_TABLES = (
@@ -78,6 +86,11 @@ ALL_TABLES = (
     IMAGE_PREDICTIONS,
     PRODUCT_PREDICTIONS,
     MODELS,
+    EVALUATION_METRICS,
+    CLASS_METRICS,
+    CONFUSION_MATRIX,
+    THRESHOLD_CURVE,
+    CALIBRATION_BINS,
     RUN_LOG,
 )
 VIEWS = (

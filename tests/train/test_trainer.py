@@ -24,6 +24,7 @@ from catalog_batch.errors import (
     ReconciliationError,
     TrainingDataError,
 )
+from catalog_batch.evaluate.predictions import load_predictions
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.train import checkpoints
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error
@@ -127,7 +128,8 @@ def test_two_workers_give_a_bundle_that_loads_with_the_measured_figures(ray_run:
     assert [label.category_id for label in bundle.spec.classes] == ["bags", "shoes", "lamps"]
     assert bundle.spec.metrics == ray_run.model.metrics
     assert bundle.spec.training_table_version == 0
-    assert np.array(ray_run.model.confusion["validation"]).sum() == 18
+    validation = ray_run.model.judgement.evaluations["validation"]
+    assert sum(cell.rows for cell in validation.confusion) == 18
     assert len(ray_run.model.history) == 2
 
 
@@ -251,6 +253,25 @@ def test_settings_that_change_what_a_run_is_are_refused_by_name(
     runs = copy_of(folder, tmp_path)
     with pytest.raises(ConfigError, match=r"'learning_rate': \(0.001, 0.5\)"):
         train(folder / "training_examples", runs, learning_rate=0.5)
+
+
+def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(
+    local_run: tuple[Path, TrainedModel], make_rows: Callable[..., list[Any]]
+) -> None:
+    folder, model = local_run
+    found = load_predictions(folder / "runs" / "run-1" / "predictions-test.npz")
+    rows = sorted(make_rows({"test": 12}), key=lambda row: row["image_id"])
+    assert found.image_ids.tolist() == [row["image_id"] for row in rows]
+    assert found.category_ids == ("bags", "shoes", "lamps")
+    assert [found.category_ids[label] for label in found.labels] == [
+        row["category_id"] for row in rows
+    ]
+    bundle = load_bundle(model.bundle_folder)
+    images = np.stack([bundle.spec.preprocessing.decode(row["content"]) for row in rows])
+    with torch.inference_mode():
+        logits = bundle.network(bundle.spec.preprocessing.normalise(torch.from_numpy(images)))
+    np.testing.assert_allclose(found.logits, logits.numpy(), rtol=1e-4, atol=1e-4)
+    assert model.metrics["test_accuracy"] == found.correct.mean()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from typing import Any
 from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import ConfigError
+from catalog_batch.evaluate.judgement import Judgement
+from catalog_batch.evaluate.rows import evaluation_rows
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.registry import NAME, ModelVersion, Registry
@@ -86,6 +88,7 @@ def train_and_register(
         _tags(name, trained),
     )
     publish_models(settings, registry)
+    publish_evaluation(settings.warehouse, model, trained.judgement)
     is_new = len(registry.list_versions()) > versions_before
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
     run.rows_in = run.rows_out = trained.history[-1].train_rows
@@ -102,6 +105,14 @@ def publish_models(settings: Settings, registry: Registry) -> None:
     """Bring the ``models`` table up to date with the registry."""
     rows = [_model_row(version) for version in registry.list_versions()]
     ledger.replace_rows(settings.warehouse, "models", rows)
+
+
+def publish_evaluation(root: str, model: ModelVersion, judgement: Judgement) -> None:
+    """Bring a model version's rows in the tables of evaluation up to date; others stay."""
+    of_model = {"model_name": model.model_name, "model_version": model.version}
+    for table, rows in evaluation_rows(judgement).items():
+        lineage = {**of_model, "run_id": model.tags["training_run"]}
+        ledger.replace_rows(root, table, [{**lineage, **row} for row in rows], of_model)
 
 
 def git_commit() -> str:

@@ -69,9 +69,16 @@ class ShardReader:
         rows = shuffled(self._rows("train", seed), self.settings.shuffle_rows, draw)
         return self._batches("train", rows)
 
-    def evaluation(self, split: str) -> Batches:
-        """Yield a split's batches in the table's order; raises what ``training`` raises."""
-        return self._batches(split, self._rows(split, seed=None))
+    def evaluation(self, split: str, image_ids: list[str] | None = None) -> Batches:
+        """Yield a split's batches in the table's order; raises what ``training`` raises.
+
+        Args:
+            split: Its name.
+            image_ids: Is filled with the ids of the rows, in the order of the batches; padding
+                has none. It is complete after the last batch.
+        """
+        rows = self._rows(split, seed=None)
+        return self._batches(split, rows if image_ids is None else noted(rows, image_ids))
 
     def first_images(self, split: str, count: int) -> Image:
         """Decode the first images of this rank's share of a split: uint8 [N, H, W, 3]."""
@@ -153,6 +160,14 @@ def counted(rows: Rows, expected: int, what: str) -> Rows:
             f"Petastorm read {read} rows where the snapshot has {expected} ({what}). Nothing is "
             "published. Run again; if it happens again, report it with the table's version."
         )
+
+
+def noted(rows: Rows, image_ids: list[str]) -> Rows:
+    """Pass rows on and note their ids."""
+    with closing(rows):
+        for row in rows:
+            image_ids.append(str(row[0]))
+            yield row
 
 
 def shuffled(rows: Rows, size: int, draw: random.Random) -> Rows:

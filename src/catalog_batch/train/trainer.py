@@ -1,16 +1,23 @@
 """Training a classifier on a version of the table, from the settings to a model bundle."""
 
 import json
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import CatalogBatchError, ConfigError
-from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, load_bundle, write_bundle
+from catalog_batch.evaluate.judgement import Decider, Judgement, fit_decider, judge
+from catalog_batch.evaluate.predictions import SPLITS, Predictions, file_name, load_predictions
+from catalog_batch.modeling.bundle import (
+    BundleSpec,
+    ClassLabel,
+    check_bundle,
+    load_bundle,
+    write_bundle,
+)
 from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.starting import starting_network
@@ -19,6 +26,8 @@ from catalog_batch.train.cluster import run_workers
 from catalog_batch.train.readers import preprocessing_for
 from catalog_batch.train.reports import EpochReport
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
+
+logger = logging.getLogger(__name__)
 
 RUN = "run.json"
 BUNDLE = "bundle"
@@ -46,8 +55,8 @@ class TrainedModel:
     metrics: dict[str, float]
     """``validation_accuracy``, ``test_macro_f1``, ...: by split and figure."""
 
-    confusion: dict[str, list[list[int]]]
-    """By split; rows are true classes, columns predicted ones."""
+    judgement: Judgement
+    """Temperature, thresholds and every figure, by split."""
 
     history: list[EpochReport]
 
@@ -158,8 +167,10 @@ def _bundled(
     git_commit: str,
     created_at: str,
 ) -> TrainedModel:
-    results = checkpoints.read_json(final, checkpoints.EVALUATION)
-    metrics = _flat_metrics(results)
+    predictions = {split: _copied_predictions(final, folder, split) for split in SPLITS}
+    decider = _decider(folder / BUNDLE, predictions["validation"], settings.target_precision)
+    judgement = judge(predictions, decider, settings.seed)
+    metrics = judgement.metrics()
     if not (folder / BUNDLE).exists():
         spec = BundleSpec(
             architecture=settings.architecture,
@@ -170,9 +181,10 @@ def _bundled(
             training_table_version=snapshot.version,
             git_commit=git_commit,
             metrics=metrics,
-            thresholds={},
+            thresholds=decider.thresholds,
             created_at=created_at,
             head=settings.head,
+            temperature=decider.temperature,
         )
         network = build_network(
             settings.architecture,
@@ -188,15 +200,24 @@ def _bundled(
         digest=load_bundle(folder / BUNDLE).digest,
         snapshot_version=snapshot.version,
         metrics=metrics,
-        confusion={split: result["confusion"] for split, result in results.items()},
+        judgement=judgement,
         history=checkpoints.read_state(final).history,
     )
 
 
-def _flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"{split}_{name}": value
-        for split, result in results.items()
-        if result["metrics"]["rows"] > 0
-        for name, value in result["metrics"].items()
-    }
+def _copied_predictions(final: Path, folder: Path, split: str) -> Predictions:
+    """Read a split's predictions from the sealed checkpoint, and leave a copy for later readers."""
+    predictions = load_predictions(final / file_name(split))
+    predictions.save(folder / file_name(split))
+    return predictions
+
+
+def _decider(bundle: Path, validation: Predictions, target_precision: float) -> Decider:
+    """Take the temperature and thresholds of a bundle that is there already, or fit them."""
+    if bundle.exists():
+        spec = check_bundle(bundle)
+        return Decider(spec.temperature, spec.thresholds)
+    decider = fit_decider(validation, target_precision)
+    if decider.reason:
+        logger.warning("%s", decider.reason)
+    return decider

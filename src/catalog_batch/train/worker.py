@@ -14,6 +14,7 @@ from torch import nn
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
+from catalog_batch.evaluate.predictions import SPLITS, Predictions, file_name
 from catalog_batch.modeling.augmentation import Augmentation, build_augmentation
 from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.heads import head_layers
@@ -22,9 +23,9 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.sheet import augmentation_sheet
 from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.loop import FitSettings, Hooks, evaluate, fit
+from catalog_batch.train.loop import FitSettings, Hooks, fit
 from catalog_batch.train.losses import balanced_class_weights
-from catalog_batch.train.metrics import summary
+from catalog_batch.train.predicting import gathered, predict
 from catalog_batch.train.ranks import Rank, reduce_sum
 from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
 from catalog_batch.train.recipe import Recipe, RecipeSettings
@@ -186,15 +187,18 @@ class _Run:
             events.emit(self.folder, "epoch", **asdict(report))
 
     def finish(self) -> None:
-        """Evaluate the best weights and report them with all that a bundle needs."""
+        """Predict with the best weights and report them with all that a bundle needs."""
         self.plain.load_state_dict(self.best)
-        results = {split: self._evaluated(split) for split in ("validation", "test")}
-        figures = {split: result["metrics"] for split, result in results.items()}
+        predictions = [self._predictions(split) for split in SPLITS]
+        found = [of_split for of_split in predictions if of_split is not None]
+        figures = {of_split.split: _figures(of_split) for of_split in found}
 
         def write_final(folder: Path) -> None:
             checkpoints.write_weights(folder, checkpoints.BEST, self.best)
             checkpoints.write_json(folder, checkpoints.STATE, self.state.to_json())
-            checkpoints.write_json(folder, checkpoints.EVALUATION, results)
+            checkpoints.write_json(folder, checkpoints.EVALUATION, figures)
+            for of_split in found:
+                of_split.save(folder / file_name(of_split.split))
             np.save(folder / checkpoints.GOLDEN, self._golden_images())
 
         self._report(figures, write_final, f"{self.state.epoch:06d}_final")
@@ -224,19 +228,34 @@ class _Run:
             delete_local_checkpoint_after_upload=self.settings.num_workers > 0,
         )
 
-    def _evaluated(self, split: str) -> dict[str, Any]:
-        snapshot = self.reader.snapshot
-        evaluation = evaluate(
+    def _predictions(self, split: str) -> Predictions | None:
+        """Predict a split; the leading rank gets the rows of all, the others None."""
+        snapshot, image_ids = self.reader.snapshot, list[str]()
+        labels, logits = predict(
             self.plain,
-            self.reader.evaluation(split),
+            self.reader.evaluation(split, image_ids),
             self.reader.preprocessing.normalise,
             self.rank.device,
-            reduce_sum,
             len(snapshot.classes),
         )
-        _reconcile(snapshot, split, evaluation.rows)
-        figures = {"loss": evaluation.loss, **summary(evaluation.confusion.numpy())}
-        return {"metrics": figures, "confusion": evaluation.confusion.tolist()}
+        share = Predictions(
+            split=split,
+            category_ids=tuple(category for category, _ in snapshot.classes),
+            category_paths=tuple(path for _, path in snapshot.classes),
+            image_ids=np.array(image_ids, dtype=np.str_),
+            labels=labels,
+            logits=logits,
+        )
+        together = gathered(
+            share,
+            self.folder,
+            self.rank.rank,
+            self.rank.world_size,
+            ray.train.collective.barrier,
+        )
+        if together is not None:
+            _reconcile(snapshot, split, together.rows)
+        return together
 
     def _golden_images(self) -> Image:
         split = "validation" if self.reader.snapshot.rows("validation") else "train"
@@ -288,6 +307,12 @@ def _recipe(settings: TrainSettings, network: nn.Module, reader: ShardReader, ra
         tuple(f"{layer}." for layer in head_layers(network)),
         balanced_class_weights(snapshot.class_rows) if balanced else None,
     )
+
+
+def _figures(predictions: Predictions) -> dict[str, float]:
+    """Return what is told at once; all other figures follow from the predictions later."""
+    accuracy = float(predictions.correct.mean()) if predictions.rows else 0.0
+    return {"accuracy": accuracy, "rows": float(predictions.rows)}
 
 
 def _reconcile(snapshot: Snapshot, split: str, rows: int) -> None:

@@ -1,0 +1,126 @@
+"""Confidences that mean what they say: a temperature, and how far off they are.
+
+Guo et al., On Calibration of Modern Neural Networks, 2017: https://arxiv.org/abs/1706.04599
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from catalog_batch.evaluate.predictions import Floats, Labels, Predictions
+
+BINS = 15
+"""Bins of equal width over the confidences, as in the paper."""
+
+MIN_ROWS = 50
+"""Rows below which a temperature would follow chance more than the model."""
+
+LOWEST, HIGHEST = 0.05, 20.0
+"""Temperatures that are tried."""
+
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and why it is 1.0 if none was fitted."""
+
+    temperature: float
+    """What logits are divided by before softmax; above 1 confidences become smaller."""
+
+    reason: str = ""
+    """Why nothing was fitted, for people; empty when something was."""
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The rows whose confidence lies in one bin; the last bin includes 1.0."""
+
+    low: float
+    high: float
+    rows: int
+    mean_confidence: float
+    accuracy: float
+
+
+def confidences(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Return float32 [N, C], each class's confidence: the softmax of logits by temperature."""
+    shares: Floats = softmax(logits / np.float32(temperature), axis=1)
+    return shares
+
+
+def best_confidences(predictions: Predictions, temperature: float = 1.0) -> Floats:
+    """Return float32 [N], the confidence in each row's predicted class."""
+    best: Floats = confidences(predictions.logits, temperature).max(axis=1, initial=0)
+    return best
+
+
+def cross_entropy(logits: Floats, labels: Labels, temperature: float = 1.0) -> float:
+    """Return the mean negative log likelihood of the true classes, of which there must be some."""
+    likelihoods = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return -float(likelihoods[np.arange(len(labels)), labels].mean())
+
+
+def fit_temperature(validation: Predictions) -> Calibration:
+    """Find the temperature with the least cross entropy on the validation rows.
+
+    It stays 1.0, with the reason, when there are fewer than ``MIN_ROWS`` rows, when the best
+    temperature is beyond those tried (all rows are right, say), or when none is better than 1.0.
+    """
+    if validation.rows < MIN_ROWS:
+        return Calibration(1.0, f"{validation.rows} validation rows are fewer than {MIN_ROWS}")
+
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(validation.logits, validation.labels, math.exp(log_temperature))
+
+    bounds = (math.log(LOWEST), math.log(HIGHEST))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    if min(found.x - bounds[0], bounds[1] - found.x) < 0.01:
+        return Calibration(1.0, f"the best temperature is not between {LOWEST} and {HIGHEST}")
+    if not found.fun < loss(0.0) - 1e-9:
+        return Calibration(1.0, "no temperature gives a lower cross entropy than 1.0")
+    return Calibration(math.exp(found.x))
+
+
+def calibration_error(predictions: Predictions, temperature: float = 1.0) -> float:
+    """Return the expected calibration error: |accuracy - confidence| averaged over all rows."""
+    error = multiclass_calibration_error(
+        torch.from_numpy(_binnable(confidences(predictions.logits, temperature))),
+        torch.from_numpy(predictions.labels),
+        num_classes=len(predictions.category_ids),
+        n_bins=BINS,
+        norm="l1",
+    )
+    return float(error)
+
+
+def reliability(predictions: Predictions, temperature: float = 1.0) -> tuple[CalibrationBin, ...]:
+    """Return the bins that ``calibration_error`` averages over; empty ones are left out."""
+    best = _binnable(best_confidences(predictions, temperature))
+    edges = np.linspace(0, 1, BINS + 1, dtype=np.float32)
+    places = np.digitize(best, edges) - 1
+    rows = np.bincount(places, minlength=BINS)
+    sums = np.bincount(places, weights=best, minlength=BINS)
+    right = np.bincount(places, weights=predictions.correct, minlength=BINS)
+    return tuple(
+        CalibrationBin(
+            low=index / BINS,
+            high=(index + 1) / BINS,
+            rows=int(rows[index]),
+            mean_confidence=float(sums[index] / rows[index]),
+            accuracy=float(right[index] / rows[index]),
+        )
+        for index in np.flatnonzero(rows).tolist()
+    )
+
+
+def _binnable(shares: Floats) -> Floats:
+    # torchmetrics gives a confidence of exactly 1 a bin of its own.
+    lowered: npt.NDArray[np.float32] = np.minimum(shares, _BELOW_ONE)
+    return lowered
