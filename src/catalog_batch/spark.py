@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -51,6 +52,9 @@ _LOCAL = {
 
 
 _STEPS_AT_ONCE = 4
+# Spark kills the Python worker of a cancelled task after 2 s.
+_STOP_SECONDS = 10.0
+_QUIET_SECONDS = 0.5
 
 _T = TypeVar("_T")
 logger = logging.getLogger(__name__)
@@ -146,6 +150,27 @@ def cancel_all_jobs() -> None:
     if connection is not None:
         connection.close()
     context.cancelAllJobs()
+
+
+def wait_until_idle(session: SparkSession) -> None:
+    """Cancel what a session that was stopped still does, and wait until nothing writes any more.
+
+    A cancelled task may write once more, and a query that was being planned starts a job after all
+    jobs were cancelled: so it must have been quiet for a while. Gives up after some seconds, with a
+    warning, for whoever stopped the run does not wait for ever.
+    """
+    context = session.sparkContext
+    tracker = context._jsc.sc().statusTracker()
+    deadline = time.monotonic() + _STOP_SECONDS
+    quiet_since = time.monotonic()
+    while (now := time.monotonic()) < deadline:
+        if any(executor.numRunningTasks() for executor in tracker.getExecutorInfos()):
+            context.cancelAllJobs()
+            quiet_since = now
+        elif now - quiet_since > _QUIET_SECONDS:
+            return
+        time.sleep(0.05)
+    logger.warning("tasks still ran %g s after they were cancelled", _STOP_SECONDS)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pyspark.sql.types import MapType, StructField
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
-from catalog_batch.spark import build_session, run_together
+from catalog_batch.spark import build_session, run_together, wait_until_idle
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -205,6 +205,9 @@ class Warehouse:
         path = f"{self.root}/_staging/{name}"
         try:
             yield path
+        except (KeyboardInterrupt, SystemExit):  # A signal: tasks may still write there.
+            wait_until_idle(self.spark)
+            raise
         finally:
             self._remove(path)
 

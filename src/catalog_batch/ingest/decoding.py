@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from catalog_batch.imaging import Reason
+from catalog_batch.import_path import forget_archives
 from catalog_batch.ingest.decoder import Task, rejection, start_decoder
 from catalog_batch.ingest.isolation import IsolatedWorker, Limits, Lost
 from catalog_batch.ingest.policy import REJECTED, SourcePolicy
@@ -58,6 +59,7 @@ def process_batches(
     policy: SourcePolicy, staging: str, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Decode the rows of Arrow batches; images go to a file, what was found of them is yielded."""
+    forget_archives()
     rows = (row for batch in batches for row in batch.to_pylist())
     # An attempt that fails leaves a file that no row names.
     with StagedImages(f"{staging}/{uuid.uuid4().hex}.parquet") as staged:

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from catalog_batch.imaging import Reason, Rejection
+from catalog_batch.import_path import forget_archives
 from catalog_batch.ingest.policy import REJECTED, TO_DO, UNCHANGED, SourcePolicy
 from catalog_batch.ingest.reading import read_ahead
 from catalog_batch.ingest.sources import ImageRoot, SourceFile
@@ -75,6 +76,7 @@ def look_at_batches(
     policy: SourcePolicy, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Look at the rows of Arrow batches, several at once where the storage is remote."""
+    forget_archives()
     root = ImageRoot(policy.root)
     rows = (row for batch in batches for row in batch.to_pylist())
     in_flight = 1 if root.is_local else policy.reads_in_flight

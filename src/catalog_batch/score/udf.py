@@ -12,6 +12,7 @@ from pyspark import SparkFiles
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
+from catalog_batch.import_path import forget_archives
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 
@@ -47,6 +48,7 @@ def prediction_udf(
 
     @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
     def predict(contents: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        forget_archives()
         predictor = _predictor(bundle_name, top_k, batch_size)
         for batch in contents:
             yield _frame(predictor.predict(batch.tolist()))
