@@ -440,7 +440,7 @@ def one_rank() -> Iterator[None]:
 def test_ranks_exchange_gradients_once_a_step_and_not_once_a_batch(one_rank: None) -> None:
     exchanged: list[int] = []
 
-    def count(state: object, bucket: Any) -> torch.futures.Future[Tensor]:
+    def count(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
         exchanged.append(bucket.index())
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         done.set_result(bucket.buffer())

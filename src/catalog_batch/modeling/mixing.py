@@ -38,7 +38,8 @@ class Mixing:
         Raises:
             BadInputError: For another name.
         """
-        self._transform = _transform(name, alpha)
+        # torch's Beta takes a whole number for an integer tensor, of which it cannot draw.
+        self._transform = _transform(name, float(alpha))
         self._num_classes = num_classes
         self._seed = seed
         self.begin_epoch(0)

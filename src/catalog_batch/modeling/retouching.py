@@ -73,8 +73,8 @@ def recolour(pictures: Tensor, brightness: Tensor, contrast: Tensor, saturation:
     factors = torch.stack([brightness, contrast, saturation]).to(pictures.device)
     bright, contrasted, saturated = factors.view(3, -1, 1, 1, 1)
     images = pictures.float()
-    red, green, blue = images.split(1, dim=-1)
-    grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    red, green, blue = images.unbind(-1)
+    grey = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(-1)
     mean = grey.mean(dim=(1, 2), keepdim=True)
     # The three blends multiplied out: one pass over the colours instead of three.
     images *= saturated * contrasted * bright
