@@ -79,6 +79,14 @@ def test_an_alias_moves_and_moves_back(registry: Registry, tmp_path: Path) -> No
     assert registry.resolve("shop@champion").version == 1
 
 
+def test_an_alias_that_is_removed_leaves_the_others(registry: Registry, tmp_path: Path) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    registry.set_alias("shop", 1, "previous")
+    for _ in range(2):
+        registry.remove_alias("shop", "previous")
+        assert registry.resolve("shop/1").aliases == ("champion",)
+
+
 def test_a_moved_registry_still_finds_its_bundles(registry: Registry, tmp_path: Path) -> None:
     registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
     moved = Registry(registry.folder.rename(tmp_path / "elsewhere"))

@@ -1,7 +1,7 @@
 CREATE TABLE models (
   model_name STRING NOT NULL COMMENT 'Registered model name',
   version INT NOT NULL COMMENT 'Version within the name, counted from 1',
-  alias STRING COMMENT 'champion, challenger or null',
+  alias STRING COMMENT 'champion, challenger, previous (champion before this one) or null',
   architecture STRING NOT NULL COMMENT 'Network, by torchvision name',
   metrics MAP<STRING, DOUBLE> COMMENT 'What was measured at the end of training',
   training_table STRING NOT NULL COMMENT 'Table it was trained on',

@@ -10,11 +10,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -25,6 +25,9 @@ from catalog_batch.errors import CatalogBatchError, ConfigError
 from catalog_batch.progress import console, counts_table, progress_bar
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
+
+if TYPE_CHECKING:  # it imports torch
+    from catalog_batch.evaluate.gate import Check
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +231,64 @@ def train(
         train_and_register(settings, run, table_version, run_name, tell_epoch, utc_now)
 
     _run_job("train", work, warehouse, profile, overrides, log_format)
+
+
+@app.command(
+    epilog="Examples: catalog-batch promote; catalog-batch promote catalogue/7 "
+    "--set promote.min_improvement=0.01; catalog-batch promote catalogue/7 --force"
+)
+def promote(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="NAME@ALIAS or NAME/VERSION; the challenger of train.model_name unless given.",
+            metavar="[MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Promote it whatever the comparison says; it is recorded."),
+    ] = False,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Make a challenger champion if it is good enough on the same test rows; else exit 30."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.promotion.pipeline import promote_model
+
+        reference = model or f"{settings.train.model_name}@challenger"
+        promote_model(settings, run, reference, force, tell_checks, utc_now)
+
+    _run_job("promote", work, warehouse, profile, overrides, log_format)
+
+
+@app.command(epilog="Examples: catalog-batch rollback; catalog-batch rollback catalogue")
+def rollback(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Registered model; train.model_name unless given.",
+            metavar="[NAME]",
+            show_default=False,
+        ),
+    ] = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Make the champion before the present one champion again: undo the last promotion."""
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.promotion.pipeline import rollback_model
+
+        rollback_model(settings, run, name or settings.train.model_name, utc_now)
+
+    _run_job("rollback", work, warehouse, profile, overrides, log_format)
 
 
 @app.command(epilog="Example: catalog-batch score --model catalogue@champion")
@@ -452,6 +513,14 @@ def tell_epoch(event: dict[str, Any]) -> None:
         )
     else:
         logger.info("training: %s", event)
+
+
+def tell_checks(checks: Sequence["Check"]) -> None:
+    """Print the bounds with the figures they were compared with, on a terminal."""
+    from catalog_batch.promotion.contest import checks_table
+
+    if checks and console().is_terminal:
+        console().print(checks_table(checks))
 
 
 def _settings(warehouse: str | None, profile: str, overrides: list[str] | None) -> Settings:

@@ -23,7 +23,7 @@ from catalog_batch.errors import ConfigError, ModelRefusedError
 from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, verify_manifest
 
 STORE = "mlflow.db"
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 REFERENCE = re.compile(rf"(?P<name>{NAME})(@(?P<alias>{NAME})|/(?P<version>[0-9]{{1,9}}))")
 
@@ -35,7 +35,7 @@ class ModelVersion:
     model_name: str
     version: int
     aliases: tuple[str, ...]
-    """Sorted; ``champion`` is the one that scores."""
+    """Sorted; ``champion`` is the one that scores, ``previous`` the champion before it."""
 
     bundle_folder: Path
     digest: str
@@ -82,8 +82,8 @@ class Registry:
     ) -> ModelVersion:
         """Copy a bundle in and make it the model's next version; the same digest only once.
 
-        The first version becomes ``champion``. Later ones become ``challenger``: what promotes
-        them is ``set_alias``.
+        The first version becomes ``champion``. Later ones become ``challenger``, which the
+        job ``promote`` makes champion.
 
         Raises:
             ConfigError: For a model name that could not be referred to.
@@ -115,6 +115,10 @@ class Registry:
     def set_alias(self, model_name: str, version: int, alias: str) -> None:
         """Point an alias at a version, away from the one that had it."""
         self._client.set_registered_model_alias(model_name, alias, str(version))
+
+    def remove_alias(self, model_name: str, alias: str) -> None:
+        """Take an alias away; nothing happens when no version has it."""
+        self._client.delete_registered_model_alias(model_name, alias)
 
     def resolve(self, reference: str) -> ModelVersion:
         """Find a version by ``NAME@ALIAS`` or ``NAME/VERSION``.

@@ -71,6 +71,7 @@ CONFUSION_MATRIX = Table(
 )
 THRESHOLD_CURVE = Table("threshold_curve", (*_EVALUATED, "threshold"))
 CALIBRATION_BINS = Table("calibration_bins", (*_EVALUATED, "is_calibrated", "low"))
+PROMOTIONS = Table("promotions", ("run_id",), stamps=())
 RUN_LOG = Table("run_log", ("run_id",), stamps=())
 
 ALL_TABLES = (
@@ -91,6 +92,7 @@ ALL_TABLES = (
     CONFUSION_MATRIX,
     THRESHOLD_CURVE,
     CALIBRATION_BINS,
+    PROMOTIONS,
     RUN_LOG,
 )
 VIEWS = (

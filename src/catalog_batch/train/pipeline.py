@@ -14,6 +14,7 @@ from catalog_batch.evaluate.judgement import Judgement
 from catalog_batch.evaluate.rows import evaluation_rows
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import check_bundle
+from catalog_batch.models_table import publish_models
 from catalog_batch.registry import NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
@@ -87,7 +88,7 @@ def train_and_register(
         trained.metrics,
         _tags(name, trained),
     )
-    publish_models(settings, registry)
+    publish_models(settings.warehouse, registry)
     publish_evaluation(settings.warehouse, model, trained.judgement)
     is_new = len(registry.list_versions()) > versions_before
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
@@ -99,12 +100,6 @@ def train_and_register(
         "metrics": {key: round(value, 4) for key, value in trained.metrics.items()},
     }
     return TrainSummary(model, trained)
-
-
-def publish_models(settings: Settings, registry: Registry) -> None:
-    """Bring the ``models`` table up to date with the registry."""
-    rows = [_model_row(version) for version in registry.list_versions()]
-    ledger.replace_rows(settings.warehouse, "models", rows)
 
 
 def publish_evaluation(root: str, model: ModelVersion, judgement: Judgement) -> None:
@@ -168,21 +163,3 @@ def _tracked(
         raise
     tracker.end(trained.metrics)
     return trained
-
-
-def _model_row(version: ModelVersion) -> dict[str, Any]:
-    tags = version.tags
-    return {
-        "model_name": version.model_name,
-        "version": version.version,
-        "alias": version.alias or None,
-        "architecture": tags["architecture"],
-        "metrics": list(version.metrics.items()),
-        "training_table": TABLE,
-        "training_table_version": int(tags["training_table_version"]),
-        "taxonomy_version": int(tags["taxonomy_version"]),
-        "git_commit": tags["git_commit"],
-        "digest": version.digest,
-        "registered_at": datetime.fromtimestamp(version.created_ms / 1000, tz=UTC),
-        "run_id": tags["training_run"],
-    }

@@ -1,0 +1,6 @@
+"""Promote a model: ``catalog-batch promote`` as a script, with the same options."""
+
+from catalog_batch.cli import main
+
+if __name__ == "__main__":
+    main("promote")

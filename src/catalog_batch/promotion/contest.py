@@ -1,0 +1,155 @@
+"""A challenger against the champion: the comparison, and how it is told."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from catalog_batch.config import Settings
+from catalog_batch.errors import BadInputError, GateRefusedError, ModelRefusedError
+from catalog_batch.evaluate.gate import Bounds, Check, lost_classes
+from catalog_batch.leases import held_lease
+from catalog_batch.modeling.bundle import Bundle, load_bundle
+from catalog_batch.promotion.comparison import classes_of, compare
+from catalog_batch.promotion.held_out import TABLE, find_held_out_rows
+from catalog_batch.registry import ModelVersion, Registry
+from catalog_batch.runs import Clock, Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A challenger, whom it challenges, and what came of it."""
+
+    challenger: ModelVersion
+    champion: ModelVersion | None
+    table_version: int
+    """Of ``training_examples``."""
+
+    test_rows: int | None
+    """None when ``--force`` passed over a comparison that could not be made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that speak against it."""
+        return [check for check in self.checks if not check.passed]
+
+
+def hold_contest(
+    settings: Settings,
+    registry: Registry,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+    holder: str,
+    force: bool,
+    clock: Clock,
+) -> Contest:
+    """Let both answer the test rows of the table version that the challenger was trained on.
+
+    Args:
+        settings: Of the whole package.
+        registry: That has both.
+        challenger: Resolved, so that its bundle is the registered one.
+        champion: None when the model has none.
+        holder: Of the lease that keeps the table's files from being deleted meanwhile.
+        force: Whether a comparison that cannot be made is no obstacle.
+        clock: Tells until when the files are leased, UTC.
+
+    Raises:
+        ModelRefusedError: When a bundle is damaged; the champion's does not matter to ``force``.
+        BadInputError: Without ``force``, when the test rows cannot be had.
+    """
+    bundle = load_bundle(challenger.bundle_folder)
+    version, hours = bundle.spec.training_table_version, settings.maintenance.lease_hours
+    bounds = Bounds(**settings.promote.model_dump())
+    try:
+        other = _loaded(registry, champion)
+        with held_lease(settings.warehouse, TABLE, version, holder, hours, clock):
+            rows = find_held_out_rows(settings.warehouse, version)
+            checks = compare(rows, bundle, other, bounds, settings.score.batch_size)
+    except (BadInputError, ModelRefusedError) as error:
+        if not force:
+            raise
+        logger.warning("%s is not compared with any: %s", name_of(challenger), error)
+        return Contest(challenger, champion, version, None, ())
+    _warn_of_lost_classes(challenger, bundle, other)
+    return Contest(challenger, champion, version, rows.rows, tuple(checks))
+
+
+def _loaded(registry: Registry, champion: ModelVersion | None) -> Bundle | None:
+    # Resolved again by its number: that is what compares its digest with the registered one.
+    return load_bundle(registry.resolve(name_of(champion)).bundle_folder) if champion else None
+
+
+def _warn_of_lost_classes(challenger: ModelVersion, bundle: Bundle, other: Bundle | None) -> None:
+    lost = lost_classes(classes_of(bundle.spec), classes_of(other.spec)) if other else []
+    if lost:
+        logger.warning(
+            "%s lacks %d classes of the champion, of which no test row need tell: %s",
+            name_of(challenger),
+            len(lost),
+            lost[:10],
+        )
+
+
+def refusal(contest: Contest) -> GateRefusedError:
+    """Return the error that names the failed bounds with both figures."""
+    stays = f" {name_of(contest.champion)} stays champion." if contest.champion else ""
+    return GateRefusedError(
+        f"{name_of(contest.challenger)} is not promoted: "
+        f"{'; '.join(str(check) for check in contest.failed)}.{stays} Train a better model, or "
+        "promote this one all the same with --force, which is recorded."
+    )
+
+
+def report(run: Run, contest: Contest, force: bool) -> None:
+    """Fill a run in with a contest."""
+    run.rows_in = contest.test_rows
+    run.counts = {
+        "checks_passed": len(contest.checks) - len(contest.failed),
+        "checks_failed": len(contest.failed),
+    }
+    run.table_versions = {TABLE: contest.table_version}
+    run.details = {
+        "model": name_of(contest.challenger),
+        "champion": name_of(contest.champion),
+        "forced": force,
+        "checks": [_rounded(check) for check in contest.checks],
+    }
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """Return the checks as a table for a console, a line each."""
+    table = Table("bound", "", "champion", "challenger", "test rows", "", show_edge=False)
+    for check in checks:
+        table.add_row(
+            check.name + (f"\n{check.category_path}" if check.category_path else ""),
+            f"{check.bound:g}",
+            _shown(check.champion),
+            _shown(check.challenger),
+            f"{check.rows:,}",
+            "[green]passed[/]" if check.passed else "[bold red]failed[/]",
+        )
+    return table
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.4f}"
+
+
+def _rounded(check: Check) -> dict[str, Any]:
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in asdict(check).items()
+        if value is not None
+    }
+
+
+def name_of(version: ModelVersion | None) -> str:
+    """Return NAME/VERSION, by which a version is resolved, or ``none``."""
+    return f"{version.model_name}/{version.version}" if version else "none"

@@ -1,0 +1,101 @@
+"""The test rows of one version of ``training_examples``, a few at a time and without a JVM."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from catalog_batch.errors import MissingTableError, TrainingDataError
+
+TABLE = "training_examples"
+SPLIT = "test"
+COLUMNS = ["image_id", "content", "category_id"]
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Some test rows; the lists are of one length."""
+
+    image_ids: list[str]
+    contents: list[bytes]
+    category_ids: list[str]
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """The files of the test split, which exist."""
+
+    version: int
+    files: tuple[Path, ...]
+    """Sorted. They hold what the table does: training refuses a version where that is not so."""
+
+    rows: int
+
+    def batches(self, size: int) -> Iterator[RowBatch]:
+        """Yield all rows, in batches of at most ``size``; always in the same order.
+
+        Raises:
+            TrainingDataError: When a file vanished meanwhile, or is damaged.
+        """
+        for path in self.files:
+            try:
+                # Not a data set: below split=test/ it would take the folder for a column.
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(size, columns=COLUMNS):
+                        yield RowBatch(*(batch[name].to_pylist() for name in COLUMNS))
+            except (OSError, pa.ArrowException) as error:
+                raise _unreadable(self.version, path, error) from error
+
+
+def find_held_out_rows(root: str, version: int) -> HeldOutRows:
+    """Find the files of a version's test split; hold a lease on the table meanwhile and after.
+
+    Args:
+        root: Folder of the warehouse.
+        version: Of ``training_examples``.
+
+    Raises:
+        MissingTableError: When there is no such table or version.
+        TrainingDataError: When a file is gone or damaged, as after a VACUUM.
+    """
+    folder = Path(root.removeprefix("file://")) / TABLE
+    try:
+        table = DeltaTable(str(folder), version=version)
+    except (TableNotFoundError, DeltaError, OSError, ValueError) as error:
+        raise MissingTableError(
+            f"There is no version {version} of {str(folder)!r} ({str(error).splitlines()[0]}), "
+            "whose test rows the challenger is compared on. Check --warehouse, or train again on "
+            "the newest version."
+        ) from error
+    actions: Any = pa.table(table.get_add_actions(flatten=True))
+    files = tuple(
+        sorted(
+            folder / path
+            for path, split in zip(
+                actions["path"].to_pylist(), actions["partition.split"].to_pylist(), strict=True
+            )
+            if split == SPLIT
+        )
+    )
+    return HeldOutRows(version, files, sum(_rows_of(path, version) for path in files))
+
+
+def _rows_of(path: Path, version: int) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(version, path, error) from error
+
+
+def _unreadable(version: int, path: Path, error: Exception) -> TrainingDataError:
+    return TrainingDataError(
+        f"File {path.name!r} of version {version} of {TABLE}, whose test rows the challenger is "
+        f"compared on, is missing or damaged ({type(error).__name__}). Clean-up deletes the files "
+        "of versions that builds have replaced: train again on the newest version and promote "
+        "that model, or this one with --force, without a comparison."
+    )

@@ -1,0 +1,82 @@
+"""What both models answer is what the night's predictor says, row by row, from the files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.promotion.shop import CLASSES, SIDE, Shop, spec_of
+
+from catalog_batch.errors import TrainingDataError
+from catalog_batch.evaluate import gate
+from catalog_batch.evaluate.gate import Bounds
+from catalog_batch.modeling.bundle import Bundle
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.promotion import comparison
+from catalog_batch.promotion.comparison import compare
+from catalog_batch.promotion.held_out import find_held_out_rows
+
+LAX = Bounds(0, -1, 1, 1, 1)
+TEST = [CLASSES[index % 3] for index in range(11)]
+
+
+def random_bundle(seed: int, temperature: float) -> Bundle:
+    torch.manual_seed(seed)
+    network = build_network("squeezenet1_1", len(CLASSES), image_side=SIDE).eval()
+    with torch.no_grad():
+        network.get_submodule("classifier.1").weight.mul_(30)
+    return Bundle(network, spec_of(temperature=temperature), "0" * 64)
+
+
+def expected_answers(bundle: Bundle, contents: list[bytes]) -> tuple[list[str], np.ndarray]:
+    """Compute answers and confidences without the predictor."""
+    preprocessing = bundle.spec.preprocessing
+    images = np.stack([preprocessing.decode(content) for content in contents])
+    with torch.inference_mode():
+        logits = bundle.network(preprocessing.normalise(torch.from_numpy(images)))
+        shares, best = (logits / bundle.spec.temperature).softmax(dim=1).max(dim=1)
+    return [CLASSES[index] for index in best.tolist()], shares.numpy()
+
+
+def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.write_examples(TEST)
+    bundles = [random_bundle(1, 2.0), random_bundle(2, 1.0)]
+    contents = [shop.draw(seed=index) for index in range(len(TEST))]
+    expected = [expected_answers(bundle, contents) for bundle in bundles]
+    assert all(len(set(answers)) > 1 for answers, _ in expected), "the networks tell rows apart"
+    seen: list[Any] = []
+
+    def noting(*arguments: Any) -> Any:
+        seen.extend(arguments)
+        return gate.check_challenger(*arguments)
+
+    monkeypatch.setattr(comparison, "check_challenger", noting)
+    rows = find_held_out_rows(str(shop.root), 1)
+    assert (rows.rows, rows.version) == (11, 1)
+    compare(rows, bundles[0], bundles[1], LAX, batch_size=4)
+    true, *answered, _ = seen
+    assert true.tolist() == TEST
+    for answers, (categories, shares) in zip(answered, expected, strict=True):
+        assert answers.categories.tolist() == categories
+        np.testing.assert_allclose(answers.confidences, shares, atol=1e-5)
+
+
+def test_no_more_than_a_batch_of_images_is_held(shop: Shop) -> None:
+    shop.write_examples(TEST)
+    batches = list(find_held_out_rows(str(shop.root), 1).batches(4))
+    assert [len(batch.contents) for batch in batches] == [4, 4, 3]
+    ids = [image_id for batch in batches for image_id in batch.image_ids]
+    assert ids == [f"test-{index:03d}" for index in range(11)]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_damaged_file_is_named(shop: Shop, when: str) -> None:
+    rows = find_held_out_rows(str(shop.root), 0)
+    [file] = rows.files
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + bytes(len(content) - 100) if when == "before" else b"")
+    with pytest.raises(TrainingDataError, match=rf"{Path(file).name}.*missing or damaged"):
+        if when == "before":
+            find_held_out_rows(str(shop.root), 0)
+        list(rows.batches(4))
