@@ -19,6 +19,7 @@ from catalog_batch.registry import NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import OnEvent
+from catalog_batch.train.run_report import write_run_report
 from catalog_batch.train.tracking import Tracker
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 
@@ -90,6 +91,7 @@ def train_and_register(
     )
     publish_models(settings.warehouse, registry)
     publish_evaluation(settings.warehouse, model, trained.judgement)
+    report = write_run_report(settings, registry, model, trained)
     is_new = len(registry.list_versions()) > versions_before
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
     run.rows_in = run.rows_out = trained.history[-1].train_rows
@@ -97,6 +99,7 @@ def train_and_register(
     run.details = {
         "model": f"{model.model_name}/{model.version}",
         "alias": model.alias,
+        "report": str(report),
         "metrics": {key: round(value, 4) for key, value in trained.metrics.items()},
     }
     return TrainSummary(model, trained)
