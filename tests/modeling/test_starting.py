@@ -1,5 +1,6 @@
 """Going on from an earlier bundle when the classes have changed since."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
+from catalog_batch.modeling.manifest import write_manifest
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.starting import starting_network
@@ -110,8 +112,8 @@ def test_an_auxiliary_head_that_the_bundle_lacks_starts_fresh(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"architecture": "resnet18"}, "mobilenet_v3_small with the linear head, and a resnet18"),
-        ({"head": "article"}, "linear head, and a .* with the article head.*Set train.arch"),
+        ({"architecture": "resnet18"}, "it is mobilenet_v3_small, linear, and resnet18"),
+        ({"head": "article"}, "small, article was asked for. Set train"),
         ({"weights_sha256": "00ff"}, "not 00ff"),
     ],
 )
@@ -123,10 +125,20 @@ def test_a_bundle_of_another_network_is_refused(
         start(folder, OLD, **changes)
 
 
-def test_another_image_side_is_refused_where_the_weights_depend_on_it(tmp_path: Path) -> None:
-    folder, _ = bundle(tmp_path, "vit_b_32", side=32)
-    with pytest.raises(ModelRefusedError, match=r"pos_embedding is .*Set train.image_side to.* 32"):
+def test_a_transformer_of_another_image_side_is_refused(tmp_path: Path) -> None:
+    folder, _ = bundle(tmp_path)
+    spec = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**spec, "architecture": "vit_b_32"}))
+    (folder / "MANIFEST.sha256").unlink()
+    write_manifest(folder)
+    with pytest.raises(ModelRefusedError, match=r"vit_b_32, linear, 32, and .* 64 was asked for"):
         start(folder, OLD, architecture="vit_b_32", image_side=64)
+
+
+def test_a_convolutional_network_goes_on_at_another_image_side(tmp_path: Path) -> None:
+    folder, network = bundle(tmp_path)
+    after = start(folder, OLD, image_side=48)
+    assert all(torch.equal(after[name], value) for name, value in network.state_dict().items())
 
 
 def test_a_damaged_bundle_is_refused_by_its_checksum(tmp_path: Path) -> None:

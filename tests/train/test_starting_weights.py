@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import ray
 import torch
+from torch import Tensor
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import BadInputError, ModelRefusedError
-from catalog_batch.modeling.bundle import load_bundle
+from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 
 Write = Callable[..., Path]
@@ -35,6 +36,12 @@ def train(table: Path, runs: Path, run_id: str, **changes: Any) -> TrainedModel:
     return train_classifier(
         str(table), None, settings, runs, run_id, git_commit="a", created_at="2026-01-02T03:04:05Z"
     )
+
+
+def output_rows(bundle: Bundle) -> dict[str, Tensor]:
+    weight = bundle.network.get_parameter("classifier.3.4.weight")
+    ids = [label.category_id for label in bundle.spec.classes]
+    return dict(zip(ids, weight, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +71,9 @@ def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
     assert after.spec.head == before.spec.head == "article"
     assert [len(bundle.spec.classes) for bundle in (before, after)] == [2, 3]
     # With next to no learning rate the weights are still those that training started from.
-    rows = {
-        bundle: dict(
-            zip(
-                (label.category_id for label in bundle.spec.classes),
-                bundle.network.get_parameter("classifier.3.4.weight"),
-                strict=True,
-            )
-        )
-        for bundle in (before, after)
-    }
+    old, new = output_rows(before), output_rows(after)
     for category in ("bags", "shoes"):
-        torch.testing.assert_close(rows[after][category], rows[before][category], rtol=0, atol=1e-6)
+        torch.testing.assert_close(new[category], old[category], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,11 @@ def default_preprocessing(architecture: str, side: int = 0) -> Preprocessing:
     )
 
 
+def is_built_for_one_side(architecture: str) -> bool:
+    """Say whether weights fit one image side alone, as in transformers that learn about places."""
+    return architecture.startswith(("vit_", "maxvit_"))
+
+
 def _refuse_unknown(architecture: str) -> None:
     known = list_models(module=torchvision.models)
     if architecture not in known:

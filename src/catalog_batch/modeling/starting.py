@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 from catalog_batch.errors import ModelRefusedError
-from catalog_batch.modeling.bundle import Bundle, load_bundle
+from catalog_batch.modeling.bundle import Bundle, BundleSpec, check_bundle, load_bundle
 from catalog_batch.modeling.heads import output_layers
-from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.networks import (
+    build_network,
+    default_side,
+    is_built_for_one_side,
+)
 from catalog_batch.modeling.weights import refuse_other_digest
 
 
@@ -45,26 +49,32 @@ def starting_network(
         return build_network(
             architecture, len(class_ids), weights, weights_sha256, image_side, head
         )
+    _refuse_other_network(folder, check_bundle(folder), architecture, head, image_side)
+    # Before the bundle's own network: the seed alone decides how new classes start.
     network = build_network(architecture, len(class_ids), image_side=image_side, head=head)
     bundle = load_bundle(folder)
     refuse_other_digest(folder, bundle.digest, weights_sha256)
-    _refuse_other_network(folder, bundle, architecture, head)
-    _copy_known(folder, bundle, network, class_ids)
+    _copy_known(bundle, network, class_ids)
     return network
 
 
-def _refuse_other_network(folder: Path, bundle: Bundle, architecture: str, head: str) -> None:
-    stored, wanted = (bundle.spec.architecture, bundle.spec.head), (architecture, head)
+def _refuse_other_network(
+    folder: Path, spec: BundleSpec, architecture: str, head: str, image_side: int
+) -> None:
+    stored, wanted = [spec.architecture, spec.head], [architecture, head]
+    if is_built_for_one_side(architecture):
+        stored.append(str(spec.preprocessing.side))
+        wanted.append(str(image_side or default_side(architecture)))
     if stored != wanted:
         raise ModelRefusedError(
-            f"Training cannot go on from {str(folder)!r}: it is a {stored[0]} with the {stored[1]} "
-            f"head, and a {wanted[0]} with the {wanted[1]} head was asked for. "
-            "Set train.architecture and train.head to the bundle's, or start from other weights."
+            f"Training cannot go on from {str(folder)!r}: it is {', '.join(stored)}, and "
+            f"{', '.join(wanted)} was asked for. Set train.architecture, train.head and "
+            "train.image_side to the bundle's, or start from other weights."
         )
 
 
 @torch.no_grad()
-def _copy_known(folder: Path, bundle: Bundle, network: nn.Module, class_ids: Sequence[str]) -> None:
+def _copy_known(bundle: Bundle, network: nn.Module, class_ids: Sequence[str]) -> None:
     old_rows = {label.category_id: row for row, label in enumerate(bundle.spec.classes)}
     rows = [row for row, category in enumerate(class_ids) if category in old_rows]
     sources = [old_rows[class_ids[row]] for row in rows]
@@ -75,11 +85,5 @@ def _copy_known(folder: Path, bundle: Bundle, network: nn.Module, class_ids: Seq
             continue  # an auxiliary head, for which the bundle's image side had no room
         if name.rpartition(".")[0] in outputs:
             tensor[rows] = stored[name][sources]
-        elif stored[name].shape == tensor.shape:
-            tensor.copy_(stored[name])
         else:
-            raise ModelRefusedError(
-                f"Training cannot go on from {str(folder)!r}: its {name} is "
-                f"{tuple(stored[name].shape)}, not {tuple(tensor.shape)}. Set train.image_side to "
-                f"the bundle's {bundle.spec.preprocessing.side}, or start from other weights."
-            )
+            tensor.copy_(stored[name])
