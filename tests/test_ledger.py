@@ -125,6 +125,25 @@ def test_replacing_rows_by_the_same_rows_makes_no_version(warehouse: Warehouse) 
     assert warehouse.version(tables.MODELS) == 2
 
 
+def test_only_the_rows_of_one_model_version_are_replaced(warehouse: Warehouse) -> None:
+    warehouse.create(tables.CONFUSION_MATRIX)
+
+    def replace(version: int, *counts: int) -> bool:
+        of_model = {"model_name": "a", "model_version": version}
+        cell = {"split": "test", "true_category_id": "c", "run_id": "r"}
+        rows = [
+            {**of_model, **cell, "predicted_category_id": str(index), "rows": count}
+            for index, count in enumerate(counts)
+        ]
+        return ledger.replace_rows(warehouse.root, "confusion_matrix", rows, among=of_model)
+
+    assert [replace(1, 5, 2), replace(2, 7), replace(1, 5, 2)] == [True, True, False]
+    assert replace(1, 4)
+    found = warehouse.read(tables.CONFUSION_MATRIX).collect()
+    assert sorted((row["model_version"], row["rows"]) for row in found) == [(1, 4), (2, 7)]
+    assert warehouse.version(tables.CONFUSION_MATRIX) == 3
+
+
 def test_a_row_that_breaks_a_constraint_is_refused(warehouse: Warehouse) -> None:
     warehouse.create(tables.RUN_LOG)
     with pytest.raises(Exception, match=r"(?i)status"):

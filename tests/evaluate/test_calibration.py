@@ -42,7 +42,7 @@ def test_calibration_lowers_the_error_on_other_rows() -> None:
     temperature = fit_temperature(simulated(2000, scale=3.0)).temperature
     test = simulated(2000, scale=3.0, seed=1)
     assert calibration_error(test) > 0.1
-    assert calibration_error(test, temperature) < 0.03
+    assert calibration_error(test, temperature) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,8 @@ def test_calibration_lowers_the_error_on_other_rows() -> None:
     [
         (simulated(49, scale=3.0), "49 validation rows are fewer than 50"),
         (simulated(0), "0 validation rows"),
-        (predicted_as([0] * 60, [0] * 60), "not between 0.05 and 20"),
+        (predicted_as([0] * 60, [0] * 60), "all 60 validation rows are right"),
+        (predicted_as([1, 2, 3] * 20, [0] * 60), "not between 0.05 and 20"),
         (predictions_of([0, 1] * 30, np.zeros((60, 4)).tolist()), "no temperature gives a lower"),
     ],
 )

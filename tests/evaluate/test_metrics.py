@@ -146,13 +146,13 @@ def test_intervals_are_as_wide_as_those_of_resampled_rows() -> None:
     found = bootstrap_intervals(outcomes_of(predictions), tree, seed=1).overall
     generator = np.random.default_rng(2)
     scores = []
-    for _ in range(400):
+    for _ in range(120):
         rows = generator.integers(0, 300, 300)
         true, predicted = predictions.labels[rows], predictions.predicted[rows]
         scores.append((accuracy_score(true, predicted), f1_score(true, predicted, average="macro")))
     expected = np.quantile(scores, [0.025, 0.975], axis=0)
-    assert found["accuracy"] == pytest.approx(expected[:, 0].tolist(), abs=0.015)
-    assert found["macro_f1"] == pytest.approx(expected[:, 1].tolist(), abs=0.015)
+    assert found["accuracy"] == pytest.approx(expected[:, 0].tolist(), abs=0.025)
+    assert found["macro_f1"] == pytest.approx(expected[:, 1].tolist(), abs=0.025)
 
 
 def test_the_same_seed_gives_the_same_evaluation_and_another_gives_other_intervals() -> None:

@@ -47,8 +47,11 @@ def test_the_lowest_confidence_counts_also_behind_a_mistake() -> None:
     shares = np.linspace(0.99, 0.5, 120, dtype=np.float32)
     correct = np.ones(120, bool)
     correct[[10, 90, 95, 100, 105, 110]] = False
-    # After 11 rows with one wrong the target is not shown, after 90 it is; then mistakes mount.
-    assert lowest_showing(shares, correct, 0.95) == shares[89]
+    # After 11 rows with one wrong the target is not shown, after 95 with two it is, and no more
+    # after the third.
+    lower, _ = wilson_bounds(np.array([10, 93, 93]), np.array([11, 95, 96]))
+    assert (lower >= 0.95).tolist() == [False, True, False]
+    assert lowest_showing(shares, correct, 0.95) == shares[94]
 
 
 def test_rows_of_equal_confidence_are_accepted_together() -> None:
@@ -62,8 +65,8 @@ def test_thresholds_reach_the_target_on_other_rows() -> None:
     test = simulated(20_000, seed=1)
     check = check_thresholds(test, fitted)
     assert test.correct.mean() < 0.8
-    assert check.overall.precision == pytest.approx(0.9, abs=0.02)
-    assert check.overall.coverage is not None and check.overall.coverage > 0.5
+    assert check.overall.precision is not None and 0.89 < check.overall.precision < 0.95
+    assert check.overall.coverage is not None and check.overall.coverage > 0.15
     assert all(found.precision > 0.87 for found in check.by_class.values() if found.precision)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from catalog_batch.evaluate.predictions import Floats, Labels, Predictions
@@ -51,7 +51,7 @@ class CalibrationBin:
 
 def confidences(logits: Floats, temperature: float = 1.0) -> Floats:
     """Return float32 [N, C], each class's confidence: the softmax of logits by temperature."""
-    shares: Floats = softmax(logits / np.float32(temperature), axis=1)
+    shares: Floats = torch.from_numpy(logits).div(temperature).softmax(dim=1).numpy()
     return shares
 
 
@@ -63,28 +63,33 @@ def best_confidences(predictions: Predictions, temperature: float = 1.0) -> Floa
 
 def cross_entropy(logits: Floats, labels: Labels, temperature: float = 1.0) -> float:
     """Return the mean negative log likelihood of the true classes, of which there must be some."""
-    likelihoods = log_softmax(logits.astype(np.float64) / temperature, axis=1)
-    return -float(likelihoods[np.arange(len(labels)), labels].mean())
+    losses = functional.cross_entropy(
+        torch.from_numpy(logits).div(temperature), torch.from_numpy(labels), reduction="none"
+    )
+    return losses.double().mean().item()
 
 
 def fit_temperature(validation: Predictions) -> Calibration:
     """Find the temperature with the least cross entropy on the validation rows.
 
-    It stays 1.0, with the reason, when there are fewer than ``MIN_ROWS`` rows, when the best
-    temperature is beyond those tried (all rows are right, say), or when none is better than 1.0.
+    It stays 1.0, with the reason, when there are fewer than ``MIN_ROWS`` rows, when all are right
+    (the lower the better then), when the best temperature is beyond those tried, or when none is
+    better than 1.0.
     """
     if validation.rows < MIN_ROWS:
         return Calibration(1.0, f"{validation.rows} validation rows are fewer than {MIN_ROWS}")
+    if validation.correct.all():
+        return Calibration(1.0, f"all {validation.rows} validation rows are right")
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(validation.logits, validation.labels, math.exp(log_temperature))
 
     bounds = (math.log(LOWEST), math.log(HIGHEST))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
-    if min(found.x - bounds[0], bounds[1] - found.x) < 0.01:
-        return Calibration(1.0, f"the best temperature is not between {LOWEST} and {HIGHEST}")
     if not found.fun < loss(0.0) - 1e-9:
         return Calibration(1.0, "no temperature gives a lower cross entropy than 1.0")
+    if min(found.x - bounds[0], bounds[1] - found.x) < 0.01:
+        return Calibration(1.0, f"the best temperature is not between {LOWEST} and {HIGHEST}")
     return Calibration(math.exp(found.x))
 
 

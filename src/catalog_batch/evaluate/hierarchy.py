@@ -51,7 +51,8 @@ class Tree:
     def distance(self, true: Integers, predicted: Integers) -> Integers:
         """Return the edges between the leaves of each pair; 2 for siblings, 0 for the same."""
         shared: Integers = self.shared[true, predicted]
-        return self.depth[true] + self.depth[predicted] - 2 * shared
+        edges: Integers = self.depth[true] + self.depth[predicted] - 2 * shared
+        return edges
 
     def agrees(self, true: Integers, predicted: Integers, level: int) -> npt.NDArray[np.bool_]:
         """Return whether each pair's paths agree up to a level; not when one ends above it."""

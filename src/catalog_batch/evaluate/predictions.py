@@ -77,12 +77,14 @@ class Predictions:
     @cached_property
     def predicted(self) -> Labels:
         """[N], the class with the largest logit; of equal ones the first."""
-        return self.logits.argmax(axis=1).astype(np.int64)
+        best: Labels = self.logits.argmax(axis=1).astype(np.int64)
+        return best
 
     @cached_property
     def correct(self) -> Flags:
         """[N], whether the predicted class is the true one."""
-        return self.predicted == self.labels
+        agrees: Flags = self.predicted == self.labels
+        return agrees
 
     def save(self, path: Path) -> None:
         """Write the arrays as npz, without pickle; the file appears complete or not at all."""

@@ -64,9 +64,10 @@ def bootstrap_intervals(
 ) -> Intervals:
     """Draw resamples of the rows and return the percentile intervals of ``CONFIDENCE``.
 
-    A class that a resample lacks is left out of that resample's share of its figure. Few rows that
-    are all right give an interval of one point: it says what resampling can see, not that the
-    class is perfect.
+    A resample in which a class's figure is not defined is left out of its interval. Two limits of
+    resampling: few rows that are all right give an interval of one point, which does not mean that
+    the class is perfect; and macro averages over many classes of a few rows come out lower than
+    the figure itself, since a resample has fewer distinct rows.
 
     Args:
         outcomes: Of one row or more.
@@ -158,7 +159,7 @@ def _membership(indices: Integers, classes: int) -> csr_array:
 
 def _ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> Doubles:
     shares: Doubles = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=shares, where=np.asarray(whole) > 0)
+    np.divide(part, whole, out=shares, where=whole != 0)
     return shares
 
 

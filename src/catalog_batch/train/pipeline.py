@@ -107,7 +107,10 @@ def train_and_register(
 
 def publish_evaluation(root: str, model: ModelVersion, judgement: Judgement) -> None:
     """Bring a model version's rows in the tables of evaluation up to date; others stay."""
-    of_model = {"model_name": model.model_name, "model_version": model.version}
+    of_model: dict[str, str | int] = {
+        "model_name": model.model_name,
+        "model_version": model.version,
+    }
     for table, rows in evaluation_rows(judgement).items():
         lineage = {**of_model, "run_id": model.tags["training_run"]}
         ledger.replace_rows(root, table, [{**lineage, **row} for row in rows], of_model)
