@@ -1,8 +1,9 @@
 import re
-from typing import Any
+from functools import cache
 
 import numpy as np
 import pytest
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from tests.evaluate.samples import PATHS, predictions_of, simulated
 
@@ -16,7 +17,7 @@ from catalog_batch.evaluate.charts import (
     opacity,
     reliability_figure,
 )
-from catalog_batch.evaluate.metrics import evaluate_split
+from catalog_batch.evaluate.metrics import SplitEvaluation, evaluate_split
 from catalog_batch.evaluate.thresholds import Acceptance
 
 HISTORY = [
@@ -27,7 +28,8 @@ HISTORY = [
 SERIES = {"train_loss": "training", "validation_loss": "validation"}
 
 
-def evaluation() -> Any:
+@cache
+def evaluation() -> SplitEvaluation:
     return evaluate_split(simulated(400, scale=2.0), 2.0, resamples=10)
 
 
@@ -41,6 +43,10 @@ def lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
         str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))  # type: ignore
         for line in found
     }
+
+
+def names(axis: Axis) -> list[str]:
+    return [text.get_text() for text in axis.get_ticklabels()]
 
 
 def test_a_learning_curve_has_its_values_by_epoch_from_1_and_marks_the_best() -> None:
@@ -71,14 +77,14 @@ def test_the_coverage_curve_shows_the_chosen_point_and_the_target() -> None:
         ("Coverage: share of rows accepted", "Precision: share of those that is right")
     ]
     drawn = lines(figure)
-    assert drawn["the thresholds chosen"] == ([0.5], [0.95])
-    assert drawn["target on validation"][1] == [0.9, 0.9]
-    assert drawn["one threshold for all classes"][0][-1] == 1.0
+    assert drawn["thresholds chosen"] == ([0.5], [0.95])
+    assert drawn["target"][1] == [0.9, 0.9]
+    assert drawn["one threshold for all"][0][-1] == 1.0
 
 
 @pytest.mark.parametrize("chosen", [None, Acceptance(400, 0, 0)])
 def test_without_anything_accepted_no_point_is_shown(chosen: Acceptance | None) -> None:
-    assert "the thresholds chosen" not in lines(coverage_figure(evaluation(), chosen, 0.9))
+    assert "thresholds chosen" not in lines(coverage_figure(evaluation(), chosen, 0.9))
 
 
 def test_the_matrix_is_ordered_by_path_and_has_a_line_between_departments() -> None:
@@ -86,20 +92,35 @@ def test_the_matrix_is_ordered_by_path_and_has_a_line_between_departments() -> N
     figure = confusion_figure(counts, ["Milk/Oat", "Fruit/Pear", "Milk/Cow"])
     (axes,) = figure.axes
     assert labels(figure) == [("Predicted class", "True class")]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["Pear", "Cow", "Oat"]
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["Pear", "Cow", "Oat"]
+    assert names(axes.yaxis) == ["Pear", "Cow", "Oat"]
+    assert names(axes.xaxis) == 2 * ["Pear", "Cow", "Oat"]  # below and above
     drawn = np.asarray(axes.images[0].get_array())
     assert drawn.shape == (3, 3, 4)
     np.testing.assert_allclose(drawn[1, :, 3], opacity(np.array([0, 4 / 5, 1 / 5])))
-    thick = [line.get_ydata()[0] for line in axes.lines if line.get_linewidth() == 1]  # type: ignore
-    assert thick == [0.5, 0]  # one across at 0.5, one down over the whole height
-    assert {text.get_text() for text in axes.texts} == {"Milk", "3", "4", "1", "2", "5"}
+    across, down = axes.lines
+    assert (list(across.get_ydata()), list(down.get_xdata())) == ([0.5, 0.5], [0.5, 0.5])  # type: ignore
+    assert {text.get_text() for text in axes.texts} == {"Fruit", "Milk", "3", "4", "1", "2", "5"}
+
+
+def test_a_box_holds_each_branch_below_the_departments() -> None:
+    paths = ["Fruit/Apple/Fuji", "Fruit/Apple/Gala", "Fruit/Pear", "Milk/Cow", "Milk/Oat"]
+    figure = confusion_figure(np.eye(5, dtype=np.int64), paths)
+    (box,) = figure.axes[0].patches
+    assert box.get_bbox().bounds == (-0.5, -0.5, 2, 2)  # type: ignore[attr-defined]
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap() -> None:
+    history = [{**HISTORY[0]}, {**HISTORY[1], "train_loss": float("nan")}]
+    figure = history_figure(history, SERIES, "Loss")
+    assert figure.axes[0].get_ylim() == (0, pytest.approx(1.08 * 2))
+    lost = [{**HISTORY[0], "train_loss": float("inf"), "validation_loss": float("nan")}]
+    assert "<svg" in inline_svg(history_figure(lost, SERIES, "Loss"), "loss", "")
 
 
 def test_the_diagonal_has_another_hue_and_one_row_of_many_is_seen() -> None:
     colours = matrix_colours(np.array([[999, 1], [0, 0]]))
     assert tuple(colours[0, 0, :3]) != tuple(colours[0, 1, :3])
-    assert colours[0, 1, 3] > 0.15
+    assert colours[0, 1, 3] > 0.25
     assert colours[1, :, 3].tolist() == [0, 0]  # a class without rows stays empty
 
 
@@ -107,7 +128,7 @@ def test_81_classes_have_81_names_a_side_that_do_not_run_into_each_other() -> No
     paths = [f"Department {index % 3}/Class {index:02}" for index in range(81)]
     figure = confusion_figure(np.eye(81, dtype=np.int64), paths)
     (axes,) = figure.axes
-    assert len(axes.get_yticklabels()) == len(axes.get_xticklabels()) == 81
+    assert (len(names(axes.yaxis)), len(names(axes.xaxis))) == (81, 2 * 81)
     cell = axes.get_position().height * figure.get_size_inches()[1] * 72 / 81
     assert axes.get_yticklabels()[0].get_fontsize() < cell
     departments = [text.get_text() for text in axes.texts]
@@ -127,8 +148,7 @@ def test_too_many_classes_to_name_leave_the_departments_and_a_point_for_each_cel
 
 def test_equal_names_of_two_branches_keep_what_tells_them_apart() -> None:
     figure = confusion_figure(np.eye(3, dtype=np.int64), ["Fruit/Apple", "Juice/Apple", "Milk"])
-    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names == ["Fruit/Apple", "Juice/Apple", "Milk"]
+    assert names(figure.axes[0].yaxis) == ["Fruit/Apple", "Juice/Apple", "Milk"]
 
 
 def test_names_are_drawn_as_they_are_written() -> None:

@@ -28,11 +28,16 @@ def test_a_course_without_fault_gives_no_concern() -> None:
     [
         ({"train_accuracy": 0.95, "improved": True}, "35.0 points more often"),
         ({"improved": True}, "more epochs may give more"),
-        ({"wait_share": 0.9}, "50% of its time waiting"),
+        ({"wait_share": 0.9}, "63% of its time waiting"),
     ],
 )
 def test_the_course_of_a_training_gives_faults_away(last: dict[str, float], expected: str) -> None:
-    found = list(training_concerns([epoch(0), epoch(1, **last)]))
+    rest = [] if "improved" in last else [epoch(2)]
+    found = list(
+        training_concerns(
+            [epoch(0, wait_share=last.get("wait_share", 0.1)), epoch(1, **last), *rest]
+        )
+    )
     assert expected in found[0].text
     assert found[0].section == "training"
 
@@ -47,12 +52,13 @@ def test_few_rows_and_confidences_that_are_off_are_said() -> None:
 
 
 def test_splits_that_are_not_alike_are_said() -> None:
-    validation = simulated(2000)
-    test = simulated(2000, seed=1)
+    validation = simulated(800)
+    test = simulated(800, seed=1)
     noise = 4 * np.random.default_rng(2).normal(size=test.logits.shape).astype(np.float32)
     unlike = judged(validation, replace(test, logits=test.logits + noise))
     texts = [found.text for found in figure_concerns(unlike, unlike.evaluations["test"])]
     assert any("the splits are not alike" in text for text in texts)
+    assert any("temperature, fitted on validation, does not suit test" in text for text in texts)
     alike = judged(validation, test)
     assert list(figure_concerns(alike, alike.evaluations["test"])) == []
 

@@ -5,6 +5,7 @@ from tests.evaluate.samples import PATHS, predicted_as, predictions_of, simulate
 from catalog_batch.evaluate.findings import (
     class_changes,
     confused_pairs,
+    mostly_taken_for,
     row_changes,
     short_names,
     top_losses,
@@ -51,13 +52,21 @@ def test_the_weakest_class_comes_first_and_one_without_rows_not_at_all() -> None
     assert [found.category_path for found in weakest_first(equal)] == [FUJI, GALA]
 
 
+def test_a_class_is_mostly_taken_for_what_most_of_its_mistakes_are() -> None:
+    predictions = predicted_as([0, 0, 0, 0, 1, 1, 2], [2, 2, 1, 0, 3, 0, 2])
+    found = mostly_taken_for(evaluate_split(predictions, resamples=5))
+    # Gala is Pear twice and Fuji once; Fuji is Milk and Gala once each, of which Gala is first.
+    assert found == {"c0": (PEAR, 2), "c1": (GALA, 1)}
+
+
 def test_two_models_differ_in_the_rows_that_one_of_them_had_right() -> None:
     before = predicted_as([0, 0, 1, 2, 3], [0, 1, 1, 3, 3])
+    before.logits[3] *= 2  # the more confident mistake comes first
     after = predicted_as([0, 0, 1, 2, 3], [0, 0, 1, 2, 0])
     changes = row_changes(before, after, 1.0, 1.0)
     assert changes.rows == 5
     assert [(a.image_id, a.true, a.predicted) for a in changes.new] == [("000004", MILK, GALA)]
-    assert [(a.image_id, a.predicted) for a in changes.gone] == [("000001", FUJI), ("000003", MILK)]
+    assert [(a.image_id, a.predicted) for a in changes.gone] == [("000003", MILK), ("000001", FUJI)]
     # One against two under a fair coin: all outcomes but three against none are as uneven.
     assert changes.p_value == pytest.approx(1.0)
 

@@ -124,7 +124,7 @@ def inputs_of(validation: Predictions, test: Predictions, **others: Any) -> Repo
             "git_commit": "0123abcd",
             "created_at": "2026-01-01T00:00:00+00:00",
             "settings": {"learning_rate": 0.001, "weights": ""},
-            "history": [epoch(0), epoch(1), epoch(2)],
+            "history": [],  # charts take most of the time
             "judgement": judged(validation, test),
             "predictions": {"validation": validation, "test": test},
             "target_precision": 0.9,
@@ -144,9 +144,15 @@ def inputs() -> ReportInputs:
     return inputs_of(
         validation,
         test,
+        history=[epoch(0), epoch(1), epoch(2)],
         augmentation_sheet=picture(0),
         champion=Champion("catalogue version 6", judged(validation, champion), {"test": champion}),
     )
+
+
+@pytest.fixture(scope="module")
+def bare(inputs: ReportInputs) -> ReportInputs:
+    return replace(inputs, history=[], champion=None)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +166,7 @@ def test_the_headline_figures_are_those_of_the_judgement(inputs: ReportInputs, p
     assert f"{percent(accuracy.value)} of 300 test photos" in text.replace(" </b>", "")
     assert f"Accuracy, test {percent(accuracy.value)} {spread(accuracy.interval)}" in text
     for title, name in (
-        ("Right among the first 5", "top5_accuracy"),
+        ("Right in the top 5", "top5_accuracy"),
         ("F1, mean of classes", "macro_f1"),
         ("Right department", "accuracy_level_1"),
         ("Right down to level 2", "accuracy_level_2"),
@@ -224,11 +230,7 @@ def test_texts_of_tables_are_written_as_they_are() -> None:
     assert "&amp;amp;" in text
 
 
-def test_the_same_inputs_give_the_same_bytes(inputs: ReportInputs, page: str) -> None:
-    assert render_report(inputs) == page
-
-
-def test_a_file_is_written_complete_and_replaces_an_older_one(
+def test_the_same_inputs_give_the_same_bytes_in_a_file_that_replaces_an_older_one(
     tmp_path: Path, inputs: ReportInputs, page: str
 ) -> None:
     path = tmp_path / "report.html"
@@ -245,6 +247,7 @@ def test_81_classes_with_large_photos_and_a_sheet_stay_below_5_megabytes() -> No
     found = inputs_of(
         validation,
         test,
+        history=[epoch(number) for number in range(30)],
         photo=lambda image_id: picture(int(image_id)),
         augmentation_sheet=picture(1, 1600),
         champion=Champion("catalogue version 6", judged(validation, other), {"test": other}),
@@ -261,25 +264,25 @@ def test_photos_are_shrunk_to_thumbnails(page: str) -> None:
     assert thumbnail is not None and (thumbnail.width, thumbnail.height) == (SIDE, SIDE)
 
 
-def test_a_photo_that_is_missing_or_damaged_is_said_to_be(inputs: ReportInputs) -> None:
+def test_a_photo_that_is_missing_or_damaged_is_said_to_be(bare: ReportInputs) -> None:
     for content in (None, b"", b"no picture", picture(1)[:500]):
         assert embedded(content) is None
-    without = replace(inputs, photo=lambda image_id: None, augmentation_sheet=None)
+    without = replace(bare, photo=lambda image_id: None, augmentation_sheet=None)
     found = Page(render_report(without))
     assert found.tags["img"] == 0
     assert "no photo" in found.text and "There is no sheet of augmented photos" in found.text
 
 
-def test_pairs_and_losses_show_the_photos_of_their_rows(inputs: ReportInputs) -> None:
+def test_pairs_and_losses_show_the_photos_of_their_rows(bare: ReportInputs) -> None:
     asked: list[str] = []
 
     def photo(image_id: str) -> None:
         asked.append(image_id)
 
-    text = render_report(replace(inputs, photo=photo))
+    text = render_report(replace(bare, photo=photo))
     assert asked and len(set(asked)) == len(asked)  # each is asked for once
     assert all(f"<code>{image_id}</code>" in text for image_id in asked)
-    test = inputs.predictions["test"]
+    test = bare.predictions["test"]
     from_wrong = set(test.image_ids[~test.correct].tolist())
     assert from_wrong & set(asked)
 
@@ -298,8 +301,8 @@ def test_the_comparison_counts_new_and_gone_mistakes(inputs: ReportInputs, page:
     assert f"{signed(difference)} better" in text
 
 
-def test_without_a_champion_there_is_nothing_to_compare(inputs: ReportInputs) -> None:
-    text = Page(render_report(replace(inputs, champion=None))).text
+def test_without_a_champion_there_is_nothing_to_compare(bare: ReportInputs) -> None:
+    text = Page(render_report(bare)).text
     assert "There is no champion that was judged on the same split" in text
 
 
@@ -344,9 +347,9 @@ def test_a_model_of_two_classes_without_a_mistake_has_a_report() -> None:
     assert "Right department" not in text  # one level says nothing that accuracy does not
 
 
-def test_figures_of_epochs_that_a_history_lacks_are_not_drawn(inputs: ReportInputs) -> None:
+def test_figures_of_epochs_that_a_history_lacks_are_not_drawn(bare: ReportInputs) -> None:
     old = [{"epoch": 0, "train_loss": 1.0, "validation_loss": 1.0, "improved": True}]
-    found = Page(render_report(replace(inputs, history=old)))
+    found = Page(render_report(replace(bare, history=old)))
     labels = found.values("aria-label", "svg")
     assert [label for label in labels if "by epoch" in label] == [
         "Loss by epoch; in the last one training 1, validation 1."
@@ -359,10 +362,9 @@ def test_every_concern_leads_to_a_section(page: str) -> None:
     assert found and set(found) <= set(SECTIONS)
 
 
-def test_a_judgement_without_thresholds_has_a_report(inputs: ReportInputs) -> None:
-    splits = dict(inputs.predictions)
-    bare = judge(splits, Decider(1.0, {}), seed=1, resamples=5)
-    text = Page(render_report(replace(inputs, judgement=bare))).text
+def test_a_judgement_without_thresholds_has_a_report(bare: ReportInputs) -> None:
+    judgement = judge(bare.predictions, Decider(1.0, {}), seed=1, resamples=5)
+    text = Page(render_report(replace(bare, judgement=judgement))).text
     assert "There are no thresholds: no prediction can be trusted alone" in text
     assert "Threshold Accepted" not in text
 
@@ -379,6 +381,7 @@ def test_a_judgement_without_thresholds_has_a_report(inputs: ReportInputs) -> No
         (spread((0.1, 0.25)), "10.0 to 25.0%"),
         (spread((2.0, 2.5), "mistake_severity"), "2.000 to 2.500"),
         (signed(-0.0123), "-1.2"),
+        (signed(-0.0001), "+0.0"),
         (signed(0.5, "loss"), "+0.500"),
     ],
 )

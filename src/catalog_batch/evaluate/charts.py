@@ -6,10 +6,12 @@ a test can ask for it. No figure uses pyplot, whose state all of a process would
 
 import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any
 
 import matplotlib
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from catalog_batch.evaluate.calibration import CalibrationBin
@@ -38,7 +40,9 @@ COUNTED_CLASSES = 20
 
 LONGEST_NAME = 26
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", BLUE: "blue", ORANGE: "orange"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
+    # A name with two dollar signs is no formula.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "catalog-batch",
     "font.family": "DejaVu Sans",
@@ -108,18 +112,18 @@ def history_figure(
         figure = Figure((3.9, 2.7), layout="constrained")
         axes = figure.add_subplot(xlabel="Epoch", ylabel=label)
         epochs = [row["epoch"] + 1 for row in history]
-        looks = {"color": MUTED, "linestyle": "--"}, {"color": BLUE, "linestyle": "-"}
-        for look, (key, name) in zip(looks[-len(series) :], series.items(), strict=True):
-            axes.plot(epochs, [row[key] for row in history], marker=".", label=name, **look)
+        looks = [(MUTED, ".--"), (BLUE, ".-")][-len(series) :]
+        for (colour, look), (key, name) in zip(looks, series.items(), strict=True):
+            axes.plot(epochs, [row[key] for row in history], look, color=colour, label=name)
         improved = [row["epoch"] + 1 for row in history if row.get("improved")]
         if improved:
             axes.axvline(improved[-1], color=ORANGE, linewidth=1, linestyle=":", label="best")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        values = [row[key] for row in history for key in series]
+        axes.set_ylim(0, 1.08 * max(filter(math.isfinite, values), default=0) or 1)
         if is_share:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        else:
-            axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        _legend(figure)
         return figure
 
 
@@ -142,7 +146,7 @@ def reliability_figure(evaluation: SplitEvaluation) -> Figure:
         lower.set(xlabel="Confidence", ylabel="Rows")
         for axis in (upper.yaxis, lower.yaxis, lower.xaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
-        upper.legend(loc="upper left")
+        _legend(figure)
         return figure
 
 
@@ -165,11 +169,9 @@ def coverage_figure(
             [point.coverage for point in points],
             [point.precision for point in points],
             color=BLUE,
-            label="one threshold for all classes",
+            label="one threshold for all",
         )
-        axes.axhline(
-            target_precision, color=MUTED, linewidth=1, linestyle="--", label="target on validation"
-        )
+        axes.axhline(target_precision, color=MUTED, linewidth=1, linestyle="--", label="target")
         if chosen and chosen.coverage is not None and chosen.precision is not None:
             axes.plot(
                 [chosen.coverage],
@@ -178,20 +180,20 @@ def coverage_figure(
                 markersize=7,
                 linestyle="none",
                 color=ORANGE,
-                label="the thresholds chosen",
+                label="thresholds chosen",
             )
         axes.set_xlim(0, 1.02)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(loc="lower left")
+        _legend(figure)
         return figure
 
 
 def confusion_figure(counts: Counts, paths: Sequence[str]) -> Figure:
     """Draw the confusion matrix, each row as shares of its class's rows.
 
-    Classes are ordered by path, so that those of one branch stand together: thick lines part
-    departments, thin ones the level below.
+    Classes are ordered by path, so that those of one branch stand together: lines part departments,
+    boxes on the diagonal hold the classes of one branch below.
 
     Args:
         counts: [C, C], rows by true and by predicted class.
@@ -234,12 +236,17 @@ def matrix_colours(counts: Counts) -> npt.NDArray[np.float64]:
 
 def opacity(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return how strong cells are drawn: a single row of a large class is still to be seen."""
-    strength: npt.NDArray[np.float64] = np.where(shares > 0, 0.15 + 0.85 * np.sqrt(shares), 0)
+    strength: npt.NDArray[np.float64] = np.where(shares > 0, 0.28 + 0.72 * np.sqrt(shares), 0)
     return strength
 
 
 def _style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
+
+
+def _legend(figure: Figure) -> None:
+    # Above the axes, since no corner of them is free in every run.
+    figure.legend(loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.6)
 
 
 def _plot_bins(
@@ -270,13 +277,20 @@ def _shortened(name: str) -> str:
 
 def _separate(axes: Axes, paths: Sequence[str]) -> None:
     nodes = [ancestors(path) for path in paths]
-    for place in range(1, len(paths)):
-        one, other = nodes[place - 1], nodes[place]
-        is_department = one[0] != other[0]
-        if is_department or (min(len(one), len(other)) > 1 and one[:2] != other[:2]):
-            look = {"color": INK, "linewidth": 1} if is_department else {"color": LINE}
-            for draw in (axes.axhline, axes.axvline):
-                draw(place - 0.5, **{"linewidth": 0.5, **look})
+    for first, _ in _runs([prefixes[0] for prefixes in nodes])[1:]:
+        for draw in (axes.axhline, axes.axvline):
+            draw(first - 0.5, color=INK, linewidth=1)
+    for first, size in _runs([prefixes[:2] for prefixes in nodes]):
+        if 1 < size < len(paths):
+            box = Rectangle((first - 0.5, first - 0.5), size, size)
+            box.set(facecolor="none", edgecolor=MUTED, linewidth=0.7)
+            axes.add_patch(box)
+
+
+def _runs(values: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return start and length of each stretch of equal values."""
+    lengths = [len(list(run)) for _, run in groupby(values)]
+    return [(sum(lengths[:place]), length) for place, length in enumerate(lengths)]
 
 
 def _name_classes(axes: Axes, paths: Sequence[str]) -> None:
@@ -285,30 +299,23 @@ def _name_classes(axes: Axes, paths: Sequence[str]) -> None:
     axes.set_xticks(places, names, rotation=90)
     axes.set_yticks(places, names)
     for tick in axes.xaxis.get_major_ticks():
-        tick.label2.set_rotation(90)
-        _literal(tick.label1, tick.label2)
-    for tick in axes.yaxis.get_major_ticks():
-        _literal(tick.label1)
+        tick.label2.set_rotation(90)  # set_xticks turns those below alone
 
 
 def _name_departments(axes: Axes, paths: Sequence[str], cell: float) -> None:
-    departments = [ancestors(path)[0] for path in paths]
-    for name in dict.fromkeys(departments):
-        first, rows = departments.index(name), departments.count(name)
+    for first, rows in _runs([ancestors(path)[0] for path in paths]):
+        name = ancestors(paths[first])[0]
         letters = int(rows * cell / (0.65 * _FONT))
         if letters >= 3 and rows < len(paths):
             shown = name if len(name) <= letters else f"{name[: letters - 1]}…"
-            _literal(
-                axes.text(
-                    1.01,
-                    first + (rows - 1) / 2,
-                    shown,
-                    transform=axes.get_yaxis_transform(),
-                    rotation=90,
-                    rotation_mode="default",
-                    va="center",
-                    fontsize=_FONT + 1,
-                )
+            axes.text(
+                1.01,
+                first + (rows - 1) / 2,
+                shown,
+                transform=axes.get_yaxis_transform(),
+                rotation=90,
+                va="center",
+                fontsize=_FONT + 1,
             )
 
 
@@ -316,9 +323,3 @@ def _write_counts(axes: Axes, counts: Counts) -> None:
     for (row, column), rows in np.ndenumerate(counts):
         if rows:
             axes.text(column, row, f"{rows:,}", ha="center", va="center", fontsize=_FONT)
-
-
-def _literal(*texts: Text) -> None:
-    """Keep a name with two dollar signs from being read as a formula."""
-    for text in texts:
-        text.set_parse_math(False)

@@ -29,6 +29,9 @@ WAITING = 0.2
 UNCALIBRATED = 0.05
 """Calibration error above which confidences are not to be trusted."""
 
+UNSUITABLE = 1.02
+"""How much larger the temperature may make the loss of test rows, as a factor."""
+
 WEAK_F1 = 0.5
 FEW_ROWS = 10
 """Rows of a class below which its figures say little."""
@@ -61,7 +64,7 @@ def training_concerns(history: Sequence[Mapping[str, Any]]) -> Iterator[Concern]
         return
     improved = [row for row in history if row.get("improved")]
     best = (improved or history)[-1]
-    gap = best["train_accuracy"] - best["validation_accuracy"]
+    gap = best.get("train_accuracy", 0.0) - best.get("validation_accuracy", 0.0)
     if gap > LEARNT_BY_HEART:
         yield Concern(
             f"Training rows are right {_points(gap)} points more often than validation rows: the "
@@ -94,6 +97,13 @@ def figure_concerns(judgement: Judgement, evaluation: SplitEvaluation) -> Iterat
     if error > UNCALIBRATED:
         yield Concern(
             f"Confidences are off by {_points(error)} points on average, with the temperature.",
+            "calibration",
+        )
+    before, after = (evaluation.figures[name].value for name in ("loss", "calibrated_loss"))
+    if after > UNSUITABLE * before and evaluation.split == "test":
+        yield Concern(
+            f"The temperature, fitted on validation, does not suit test: the loss is {before:.3f} "
+            f"without it and {after:.3f} with it.",
             "calibration",
         )
     if judgement.decider.reason:

@@ -174,6 +174,20 @@ def weakest_first(evaluation: SplitEvaluation) -> list[ClassFigures]:
     return sorted(with_rows, key=lambda found: (found.f1.value, -found.support))
 
 
+def mostly_taken_for(evaluation: SplitEvaluation) -> dict[str, tuple[str, int]]:
+    """Return, by category id, what most mistakes with the class were: the path, and their number.
+
+    A class without mistakes is left out.
+    """
+    paths = {found.category_id: found.category_path for found in evaluation.classes}
+    wrong = [cell for cell in evaluation.confusion if cell.true != cell.predicted]
+    # Of equal cells the first one in class order stays.
+    return {
+        cell.true: (paths[cell.predicted], cell.rows)
+        for cell in sorted(wrong[::-1], key=lambda cell: cell.rows)
+    }
+
+
 def class_changes(before: SplitEvaluation, after: SplitEvaluation) -> list[ClassChange]:
     """Return the classes, with rows, that both evaluations know, by the difference in F1."""
     known = {found.category_id: found for found in before.classes}

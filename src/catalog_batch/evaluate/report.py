@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from sklearn.metrics import confusion_matrix
@@ -31,6 +32,9 @@ TOP_LOSSES = 24
 WORST_CLASSES = 15
 CHANGED_CLASSES = 10
 CHANGED_ROWS = 12
+
+LEGEND = (0.01, 0.05, 0.2, 0.5, 1.0)
+"""Shares of a row whose colours are explained."""
 
 LOWER_IS_BETTER = ("loss", "calibration_error", "mistake_severity")
 """Ends of the names of figures that shall be small."""
@@ -166,8 +170,8 @@ def figure_title(name: str) -> str:
 def signed(difference: float, name: str = "") -> str:
     """Write a difference with its sign, in points of a percentage where the figure is a share."""
     if name.endswith(NOT_SHARES):
-        return f"{difference:+.3f}"
-    return f"{100 * difference:+.1f}"
+        return f"{round(difference, 3) + 0.0:+.3f}"
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
 def _content(inputs: ReportInputs) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def _content(inputs: ReportInputs) -> dict[str, Any]:
         "sheet": embedded(inputs.augmentation_sheet, SHEET_SIDE),
         "splits": [found for found in inputs.judgement.evaluations.values() if found.rows],
         "never": NEVER,
-        "legend": [(share, charts.opacity(share)) for share in (0.01, 0.05, 0.2, 0.5, 1.0)],
+        "legend": list(zip(LEGEND, charts.opacity(np.array(LEGEND)).tolist(), strict=True)),
         "is_right_colour": _css_colour(charts.RIGHT),
         "is_wrong_colour": _css_colour(charts.WRONG),
     }
@@ -201,6 +205,8 @@ def _content(inputs: ReportInputs) -> dict[str, Any]:
         "pairs": pairs,
         "pairs_with_photos": pairs[:PAIRS_WITH_PHOTOS],
         "losses": findings.top_losses(predictions, temperature, TOP_LOSSES),
+        "taken_for": findings.mostly_taken_for(evaluation),
+        "short": _short_names(inputs, evaluation.split),
         "weakest": findings.weakest_first(evaluation),
         "shown_classes": WORST_CLASSES,
         "comparison": _comparison(inputs, evaluation, changes),
@@ -224,6 +230,15 @@ def _concerns(
     yield from concerns.training_concerns(inputs.history)
 
 
+def _short_names(inputs: ReportInputs, split: str) -> dict[str, str]:
+    """Return, by path, what the classes of both models are called where there is little room."""
+    judged = [inputs.predictions[split]]
+    if inputs.champion and split in inputs.champion.predictions:
+        judged.append(inputs.champion.predictions[split])
+    paths = list(dict.fromkeys(path for found in judged for path in found.category_paths))
+    return dict(zip(paths, findings.short_names(paths), strict=True))
+
+
 def _history_charts(history: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     # Without validation rows the figures of training stand in for theirs.
     has_validation = all(row.get("validation_rows", 1) for row in history)
@@ -233,7 +248,7 @@ def _history_charts(history: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
         ("accuracy", {f"{key}_accuracy": name or "training" for key, name in both.items()}, True),
         ("learning rate", {"learning_rate": "learning rate"}, False),
         ("images per second", {"images_per_second": "images per second"}, False),
-        ("share of time waiting", {"wait_share": "waiting for batches"}, True),
+        ("time waiting", {"wait_share": "waiting for batches"}, True),
     )
     for label, series, is_share in drawn:
         if history and all(key in row for row in history for key in series):
@@ -325,7 +340,7 @@ class _FigureChange:
 
     @property
     def verdict(self) -> str:
-        if self.difference == 0:
+        if float(signed(self.difference, self.name)) == 0:
             return "the same"
         is_better = (self.difference > 0) != self.name.endswith(LOWER_IS_BETTER)
         return "better" if is_better else "worse"
