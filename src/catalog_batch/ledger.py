@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,9 +54,7 @@ def replace_rows(
     with _locked_table(root, table) as target:
         wanted = _as_arrow(rows, target)
         stored = [
-            row
-            for file in target.file_uris()
-            for row in pq.read_table(file, schema=wanted.schema, filters=equals or None).to_pylist()
+            row for file in target.file_uris() for row in _stored_rows(file, wanted.schema, equals)
         ]
         # OPTIMIZE may have changed the order of a table's rows.
         if sorted(stored, key=repr) == sorted(wanted.to_pylist(), key=repr):
@@ -79,6 +78,13 @@ def _locked_table(root: str, table: str) -> Iterator[DeltaTable]:
 def _as_arrow(rows: Sequence[Mapping[str, Any]], target: DeltaTable) -> pa.Table:
     schema = pa.schema(target.schema().to_arrow())
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
+def _stored_rows(uri: str, schema: pa.Schema, equals: list[tuple[str, str, Any]]) -> list[Any]:
+    # delta-rs quotes the spaces of a local path as well, which is no URI otherwise.
+    path = uri if "://" in uri else unquote(uri)
+    rows: list[Any] = pq.read_table(path, schema=schema, filters=equals or None).to_pylist()
+    return rows
 
 
 def _literal(value: str | int) -> str:

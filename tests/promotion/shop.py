@@ -1,7 +1,8 @@
 """A warehouse without a JVM: tables made from their DDL, a registry, models of one answer."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from deltalake import DeltaTable, write_deltalake
 from tests.commands import ROOT
@@ -139,6 +141,11 @@ class Shop:
         }
         return self.registry.register("catalogue", folder, {}, tags)
 
+    def damage(self, version: int) -> None:
+        """Empty the weights of a version."""
+        folder = self.registry.resolve(f"catalogue/{version}").bundle_folder
+        (folder / "model.safetensors").write_bytes(b"")
+
     def aliases(self) -> dict[str, int]:
         """Return the version that each alias points at."""
         versions = self.registry.list_versions()
@@ -149,6 +156,21 @@ class Shop:
         stored = DeltaTable(str(self.root / table)).to_pyarrow_table()
         rows: list[dict[str, Any]] = stored.sort_by(stored.column_names[0]).to_pylist()
         return rows
+
+
+@contextmanager
+def killed_where(owner: type, method: str, alias: str) -> Iterator[None]:
+    """Let a run die where a method would be called with an alias."""
+    original = getattr(owner, method)
+
+    def die(self: Any, *arguments: Any) -> None:
+        if alias in arguments:
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, method, die)
+        yield
 
 
 def spec_of(classes: Sequence[str] = CLASSES, **changes: Any) -> BundleSpec:

@@ -7,6 +7,8 @@ import pytest
 from tests.commands import ROOT, Finished, run_command
 from tests.promotion.shop import Shop
 
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
 LAX = [
     "--set=promote.min_accuracy=0.5",
     "--set=promote.max_class_loss=1",
@@ -20,8 +22,6 @@ def run_script(shop: Shop, script: str, *arguments: str) -> Finished:
 
 
 def test_refuse_promote_and_roll_back(shop: Shop) -> None:
-    shop.add_model("lamps")
-    shop.add_model("bags")
     refused = run_script(shop, "promote_model.py", *LAX, "--set=promote.min_improvement=0.5")
     assert refused.exit_code == 30, refused.errors
     assert (

@@ -21,28 +21,40 @@ LAX = Bounds(0, -1, 1, 1, 1)
 TEST = [CLASSES[index % 3] for index in range(11)]
 
 
-def random_bundle(seed: int, temperature: float) -> Bundle:
+def random_bundle(seed: int, temperature: float, contents: list[bytes]) -> Bundle:
+    """Return a random network, shifted so that it does not answer the same to everything."""
     torch.manual_seed(seed)
-    network = build_network("squeezenet1_1", len(CLASSES), image_side=SIDE).eval()
+    bundle = Bundle(
+        build_network("squeezenet1_1", len(CLASSES), image_side=SIDE).eval(),
+        spec_of(temperature=temperature),
+        "0" * 64,
+    )
+    last = bundle.network.get_submodule("classifier.1")
     with torch.no_grad():
-        network.get_submodule("classifier.1").weight.mul_(30)
-    return Bundle(network, spec_of(temperature=temperature), "0" * 64)
+        last.weight.mul_(30)
+        last.bias.fill_(100)  # above the ReLU behind it
+        last.bias.sub_(logits_of(bundle, contents).mean(dim=0) - 100)
+    return bundle
 
 
-def expected_answers(bundle: Bundle, contents: list[bytes]) -> tuple[list[str], np.ndarray]:
-    """Compute answers and confidences without the predictor."""
+def logits_of(bundle: Bundle, contents: list[bytes]) -> torch.Tensor:
+    """Compute logits [N, C] without the predictor."""
     preprocessing = bundle.spec.preprocessing
     images = np.stack([preprocessing.decode(content) for content in contents])
     with torch.inference_mode():
-        logits = bundle.network(preprocessing.normalise(torch.from_numpy(images)))
-        shares, best = (logits / bundle.spec.temperature).softmax(dim=1).max(dim=1)
+        logits: torch.Tensor = bundle.network(preprocessing.normalise(torch.from_numpy(images)))
+    return logits
+
+
+def expected_answers(bundle: Bundle, contents: list[bytes]) -> tuple[list[str], np.ndarray]:
+    shares, best = (logits_of(bundle, contents) / bundle.spec.temperature).softmax(dim=1).max(dim=1)
     return [CLASSES[index] for index in best.tolist()], shares.numpy()
 
 
 def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.write_examples(TEST)
-    bundles = [random_bundle(1, 2.0), random_bundle(2, 1.0)]
     contents = [shop.draw(seed=index) for index in range(len(TEST))]
+    bundles = [random_bundle(1, 2.0, contents), random_bundle(2, 1.0, contents)]
     expected = [expected_answers(bundle, contents) for bundle in bundles]
     assert all(len(set(answers)) > 1 for answers, _ in expected), "the networks tell rows apart"
     seen: list[Any] = []

@@ -126,7 +126,7 @@ def check_challenger(
         Check(
             "min_accuracy",
             bounds.min_accuracy,
-            old and old.accuracy,
+            old.accuracy if old else None,
             new.accuracy,
             _at_least(new.accuracy, bounds.min_accuracy),
             len(true),
@@ -134,7 +134,7 @@ def check_challenger(
         Check(
             "max_calibration_error",
             bounds.max_calibration_error,
-            old and old.calibration_error,
+            old.calibration_error if old else None,
             new.calibration_error,
             _at_least(bounds.max_calibration_error, new.calibration_error),
             len(true),

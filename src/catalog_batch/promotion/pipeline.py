@@ -72,7 +72,7 @@ def promote_model(
     on_checks(contest.checks)
     with _held_aliases(root):
         _refuse_another_champion(registry, contest)
-        history.record(root, _entry(contest, force, run, clock), champion and champion.version)
+        history.record(root, _entry(contest, force, run, clock), _number(champion))
         if contest.failed and not force:
             raise refusal(contest)
         if champion:
@@ -107,7 +107,7 @@ def rollback_model(
         champion = find_by_alias(registry, model_name, CHAMPION)
         is_back = champion is not None and champion.version == previous.version
         if not is_back:
-            replaced = champion and champion.version
+            replaced = _number(champion)
             entry = Entry(
                 clock(), model_name, Action.ROLLED_BACK, previous.version, replaced, run.run_id
             )
@@ -164,12 +164,16 @@ def _held_aliases(root: str) -> AbstractContextManager[None]:
 def _refuse_another_champion(registry: Registry, contest: Contest) -> None:
     name = contest.challenger.model_name
     now = find_by_alias(registry, name, CHAMPION)
-    if (now and now.version) != (contest.champion and contest.champion.version):
+    if _number(now) != _number(contest.champion):
         raise LockHeldError(
             f"The champion of {name!r} became {name_of(now)} while "
             f"{name_of(contest.challenger)} was compared with {name_of(contest.champion)}, by "
             "a rollback perhaps. Nothing was changed: run promote again if it shall still be."
         )
+
+
+def _number(version: ModelVersion | None) -> int | None:
+    return version.version if version else None
 
 
 def _entry(contest: Contest, force: bool, run: Run, clock: Clock) -> Entry:
@@ -178,7 +182,7 @@ def _entry(contest: Contest, force: bool, run: Run, clock: Clock) -> Entry:
         contest.challenger.model_name,
         Action.REFUSED if contest.failed and not force else Action.PROMOTED,
         contest.challenger.version,
-        contest.champion and contest.champion.version,
+        _number(contest.champion),
         run.run_id,
         force,
         contest.checks,
