@@ -44,7 +44,7 @@ def take_a_step(network: nn.Module, side: int) -> None:
 
 @pytest.mark.parametrize("head", ["linear", "article"])
 @pytest.mark.parametrize(("architecture", "side", "linear", "article"), FAMILIES)
-def test_a_step_with_a_frozen_backbone_changes_every_head_and_nothing_else(
+def test_a_frozen_backbone_leaves_a_step_to_the_heads_until_it_is_thawed(
     architecture: str, side: int, linear: tuple[str, ...], article: tuple[str, ...], head: str
 ) -> None:
     torch.manual_seed(3)
@@ -65,17 +65,11 @@ def test_a_step_with_a_frozen_backbone_changes_every_head_and_nothing_else(
     assert outputs <= changed
     assert state[f"{output_layers(network)[0]}.bias"].shape == (3,)
 
-
-@pytest.mark.parametrize(("architecture", "side", "linear", "article"), FAMILIES)
-def test_a_step_without_freezing_changes_the_first_layer(
-    architecture: str, side: int, linear: tuple[str, ...], article: tuple[str, ...]
-) -> None:
-    torch.manual_seed(3)
-    network = build_network(architecture, 3, image_side=side, head="article").train()
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    before = first.weight.detach().clone()
-    take_a_step(network, side)
-    assert not torch.equal(first.weight, before)
+    if head == "article":  # a whole step through both would only repeat itself
+        Freezing(network).set_mode(network, epoch=1)
+        take_a_step(network, side)
+        first = next(name for name, value in network.named_parameters() if value.dim() == 4)
+        assert not torch.equal(network.state_dict()[first].sum(), sums[first])
 
 
 @pytest.mark.parametrize(
