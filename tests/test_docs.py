@@ -8,6 +8,7 @@ import pytest
 from tests.commands import ROOT, run_command
 
 from catalog_batch import errors, runs
+from catalog_batch.config import TrainSettings
 from catalog_batch.imaging import Reason
 from catalog_batch.tables import ALL_TABLES, VIEWS
 
@@ -32,7 +33,9 @@ def test_the_readme_names_every_table_view_and_job_script() -> None:
     assert [name for name in [*names, *scripts] if f"`{name}`" not in readme] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/training.md"]
+)
 def test_links_lead_to_files(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
@@ -54,3 +57,13 @@ def test_the_operations_page_explains_every_rejection_and_every_exit_code() -> N
     known = {error.exit_code for error in classes} | set(runs._EXIT_CODES.values())
     table = page.partition("\n## Exit codes\n")[2].partition("\n## ")[0]
     assert known <= set(map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE)))
+
+
+def test_the_training_page_names_every_setting_that_exists() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"train\.([a-z_]+)", page))
+    assert named <= set(TrainSettings.model_fields)
+    how = set(re.findall(r"`([a-z_]+)`", page.partition("| what | settings |")[2]))
+    where = {"ray_address", "cpus_per_worker", "max_failures", "model_name", "weights_sha256"}
+    where |= {"reader_threads", "decode_threads", "shuffle_rows", "stall_seconds"}
+    assert set(TrainSettings.model_fields) - how - where == {"epochs", "patience", "seed"}

@@ -208,8 +208,12 @@ def build_training_set(
 
 
 @app.command(
-    epilog="Example: catalog-batch train --set train.architecture=mobilenet_v2 "
-    "--set train.weights=mobilenet_v2.pth --set train.epochs=5"
+    epilog="Examples: catalog-batch train --set train.architecture=mobilenet_v2 "
+    "--set train.weights=mobilenet_v2.pth --set train.epochs=5; catalog-batch train "
+    "--set train.architecture=vgg16 --set train.head=article --set train.freeze=backbone; "
+    "catalog-batch train --set train.optimizer=adamw --set train.schedule=cosine "
+    "--set train.warmup_epochs=1 --set train.backbone_rate=0.1. "
+    "docs/training.md has recipes, and every setting by what it does."
 )
 def train(
     table_version: Annotated[
@@ -223,7 +227,11 @@ def train(
     overrides: Overrides = None,
     log_format: LogFormat = "auto",
 ) -> None:
-    """Fine-tune a classifier over Ray workers and register it; the first becomes champion."""
+    """Fine-tune a classifier over Ray workers, evaluate it, write its report and register it.
+
+    The first model of a name becomes champion, later ones challenger. The same --run-name again
+    goes on where the run stopped.
+    """
 
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch.train.pipeline import train_and_register

@@ -24,8 +24,10 @@ from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.cluster import run_workers
 from catalog_batch.train.readers import preprocessing_for
+from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
+from catalog_batch.train.worker import recipe_settings
 
 logger = logging.getLogger(__name__)
 
@@ -119,16 +121,23 @@ def _pinned_version(folder: Path, version: int | None) -> int | None:
 
 
 def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
-    """Build the network once: wrong weights or layers are refused, or downloaded, before Ray."""
-    network = starting_network(
+    """Refuse settings that do not go together, layers and weights, before a download or Ray."""
+    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else "cuda")
+    categories = [category for category, _ in snapshot.classes]
+    side = preprocessing_for(settings).side
+    if settings.freeze not in ("none", "backbone"):
+        network = build_network(
+            settings.architecture, len(categories), image_side=side, head=settings.head
+        )
+        Freezing(network, settings.freeze)
+    starting_network(
         settings.architecture,
-        [category for category, _ in snapshot.classes],
+        categories,
         settings.weights,
         settings.weights_sha256,
-        preprocessing_for(settings).side,
+        side,
         settings.head,
     )
-    Freezing(network, settings.freeze)
 
 
 def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> None:

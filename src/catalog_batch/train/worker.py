@@ -295,13 +295,18 @@ def _on_device(network: nn.Module, device: torch.device) -> None:
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def recipe_settings(settings: TrainSettings) -> RecipeSettings:
+    """Return what the recipe needs of the settings."""
+    names = {setting.name for setting in fields(RecipeSettings)}
+    return RecipeSettings(**settings.model_dump(include=names))
+
+
 def _recipe(settings: TrainSettings, network: nn.Module, reader: ShardReader, rank: Rank) -> Recipe:
     snapshot = reader.snapshot
-    names = {setting.name for setting in fields(RecipeSettings)}
     balanced = settings.class_weights == "balanced"
     return Recipe(
         network,
-        RecipeSettings(**settings.model_dump(include=names)),
+        recipe_settings(settings),
         snapshot.steps("train", rank.world_size, settings.batch_size),
         rank.device,
         tuple(f"{layer}." for layer in head_layers(network)),
