@@ -320,7 +320,7 @@ def test_without_validation_rows_test_speaks_and_nothing_is_fitted(inputs: Repor
     history = [epoch(0, validation_rows=0)]
     text = Page(render_report(inputs_of(empty, test, history=history))).text
     assert "of 300 test photos" in text
-    assert "No prediction is accepted without a person" in text
+    assert "It has no thresholds" in text
     assert "0 validation rows are fewer than 50" in text
 
 
@@ -365,7 +365,7 @@ def test_every_concern_leads_to_a_section(page: str) -> None:
 def test_a_judgement_without_thresholds_has_a_report(bare: ReportInputs) -> None:
     judgement = judge(bare.predictions, Decider(1.0, {}), seed=1, resamples=5)
     text = Page(render_report(replace(bare, judgement=judgement))).text
-    assert "There are no thresholds: no prediction can be trusted alone" in text
+    assert "There are no thresholds: scoring accepts what reaches score.min_confidence" in text
     assert "Threshold Accepted" not in text
 
 

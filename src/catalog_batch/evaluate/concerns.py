@@ -116,7 +116,11 @@ def acceptance_concerns(
     """Say where the thresholds do not give what they were fitted for."""
     thresholds = judgement.decider.thresholds
     if not thresholds:
-        yield Concern("There are no thresholds: no prediction can be trusted alone.", "acceptance")
+        yield Concern(
+            "There are no thresholds: scoring accepts what reaches score.min_confidence, and "
+            "nothing says how often that is right.",
+            "acceptance",
+        )
         return
     accepted = judgement.acceptance[evaluation.split].overall
     if not accepted.accepted:
