@@ -87,6 +87,16 @@ def test_an_alias_that_is_removed_leaves_the_others(registry: Registry, tmp_path
         assert registry.resolve("shop/1").aliases == ("champion",)
 
 
+def test_a_version_that_was_rolled_back_is_no_challenger_when_its_run_is_repeated(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    second = write_sealed(tmp_path / "2", "b")
+    registry.register("shop", second, {})
+    registry.remove_alias("shop", "challenger")
+    assert registry.register("shop", second, {}).aliases == ()
+
+
 def test_a_moved_registry_still_finds_its_bundles(registry: Registry, tmp_path: Path) -> None:
     registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
     moved = Registry(registry.folder.rename(tmp_path / "elsewhere"))

@@ -117,6 +117,11 @@ def test_every_table_and_view_is_registered(complete: Warehouse) -> None:
         assert complete.spark.table(view).collect() == []
 
 
+def test_a_view_is_there_when_its_tables_are(products: Warehouse) -> None:
+    products.create(tables.RUN_LOG)
+    assert products.register() == ["products", "run_log", "nightly_runs"]
+
+
 def test_registering_another_warehouse_forgets_the_one_before(
     complete: Warehouse, products: Warehouse
 ) -> None:

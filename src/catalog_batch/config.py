@@ -156,7 +156,7 @@ class TrainSettings(_Section):
     folder of a model bundle, of whose classes the known ones keep what they learnt."""
 
     weights_sha256: str = ""
-    """Checksum that a weights file must have; empty accepts any."""
+    """Checksum that a weights file, or digest that a bundle, must have; empty accepts any."""
 
     image_side: int = Field(default=0, ge=0, le=1024)
     """Side in pixels of the square a network sees; 0 takes the architecture's own (224, 299)."""
@@ -170,7 +170,8 @@ class TrainSettings(_Section):
     that stays as it is, such as ``layer3``. Frozen batch norms keep their statistics."""
 
     unfreeze_every: int = Field(default=0, ge=0)
-    """Epochs after which one more frozen block is trained, from the head down; 0 never."""
+    """Epochs after which one more frozen block is trained, from the head down; 0 never. Fewer than
+    ``patience``, or a run may stop before."""
 
     backbone_rate: float = Field(default=1.0, gt=0, le=1)
     """Learning rate of all but the head, as a share of ``learning_rate``: a tenth is usual."""
@@ -226,7 +227,7 @@ class TrainSettings(_Section):
     """``balanced``: a row counts by the inverse of its class's share of the training rows."""
 
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decay, a step, of the averaged weights that are evaluated and kept; 0 keeps the last ones."""
+    """Decay, a step, of the averaged weights that are evaluated and kept; 0 averages nothing."""
 
     clip_norm: float = Field(default=0.0, ge=0)
     """Largest norm of a step's gradient; 0 does not clip."""
@@ -316,7 +317,8 @@ class ScoreSettings(_Section):
     """Categories kept per image, best first."""
 
     min_confidence: float = Field(default=0.5, ge=0, le=1)
-    """Below it a product's category is withheld: the decision is ``abstained``."""
+    """Least confidence to accept a category for which the model has no threshold of its own; below
+    it the category is withheld: the decision is ``abstained``."""
 
 
 class MaintenanceSettings(_Section):

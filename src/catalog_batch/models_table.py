@@ -1,5 +1,6 @@
 """The registry as the table ``models``, for SQL."""
 
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,14 @@ def publish_models(root: str, registry: Registry) -> None:
     """
     rows = [_model_row(version) for version in registry.list_versions()]
     ledger.replace_rows(root, TABLE, rows)
+
+
+def held_aliases(root: str) -> AbstractContextManager[None]:
+    """Keep others from moving an alias, or telling the table of one, inside the block.
+
+    It is not the lock of a job: a rollback must not wait until a training or a comparison is over.
+    """
+    return ledger.held_lock(ledger.lock_folder(root) / "aliases.lock", wait=True)
 
 
 def _model_row(version: ModelVersion) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, verify_manife
 
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+INTRODUCED = "introduced"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 REFERENCE = re.compile(rf"(?P<name>{NAME})(@(?P<alias>{NAME})|/(?P<version>[0-9]{{1,9}}))")
 
@@ -43,6 +44,9 @@ class ModelVersion:
     tags: dict[str, str]
     created_ms: int
     """Time of registration, in milliseconds since 1970, UTC."""
+
+    is_introduced: bool = False
+    """Whether it has had its first alias."""
 
     @property
     def alias(self) -> str:
@@ -152,11 +156,14 @@ class Registry:
         """Give a version without an alias one: champion if the model has none.
 
         Asked again for a version that is there already: a run killed between the two steps of
-        registering would otherwise leave a model without a champion for good.
+        registering would otherwise leave a model without a champion for good. A version that was
+        introduced once gets none again: it may have been rolled back.
         """
+        if newest.aliases or newest.is_introduced:
+            return
         has_champion = any(CHAMPION in version.aliases for version in known)
-        if not newest.aliases:
-            self.set_alias(model_name, newest.version, CHALLENGER if has_champion else CHAMPION)
+        self.set_alias(model_name, newest.version, CHALLENGER if has_champion else CHAMPION)
+        self._client.set_model_version_tag(model_name, str(newest.version), INTRODUCED, "yes")
 
     @property
     def _client(self) -> Any:
@@ -177,7 +184,7 @@ class Registry:
         )
 
     def _model_version(self, item: Any, aliases: Mapping[str, str]) -> ModelVersion:
-        own = {"digest", "metrics"}
+        own = {"digest", "metrics", INTRODUCED}
         return ModelVersion(
             model_name=item.name,
             version=int(item.version),
@@ -189,6 +196,7 @@ class Registry:
             metrics=json.loads(item.tags["metrics"]),
             tags={name: value for name, value in item.tags.items() if name not in own},
             created_ms=int(item.creation_timestamp),
+            is_introduced=INTRODUCED in item.tags,
         )
 
     def _intact(self, version: ModelVersion) -> ModelVersion:

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.promotion.shop import Shop, create_table
+from tests.empty_tables import create_table
+from tests.promotion.shop import Shop
 
 from catalog_batch import registry
 

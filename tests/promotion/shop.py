@@ -1,6 +1,5 @@
 """A warehouse without a JVM: tables made from their DDL, a registry, models of one answer."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pytest
 import torch
 from deltalake import DeltaTable, write_deltalake
-from tests.commands import ROOT
 
 from catalog_batch.config import Settings
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
@@ -25,44 +23,7 @@ torch.set_num_threads(1)
 
 CLASSES = ("bags", "lamps", "shoes")
 SIDE = 32
-TYPES = {
-    "STRING": pa.string(),
-    "BINARY": pa.binary(),
-    "INT": pa.int32(),
-    "BIGINT": pa.int64(),
-    "DOUBLE": pa.float64(),
-    "BOOLEAN": pa.bool_(),
-    "TIMESTAMP": pa.timestamp("us", "UTC"),
-}
-COLUMN = re.compile(r"^  (\w+) (.+?)( NOT NULL)? COMMENT ", re.MULTILINE)
-
 Draw = Callable[..., bytes]
-
-
-def arrow_type(ddl: str) -> pa.DataType:
-    """Translate a type of ``schemas/``."""
-    if ddl.startswith("ARRAY<"):
-        return pa.list_(arrow_type(ddl.removeprefix("ARRAY<")[:-1]))
-    if ddl.startswith("MAP<STRING, "):
-        return pa.map_(pa.string(), arrow_type(ddl.removeprefix("MAP<STRING, ")[:-1]))
-    if ddl.startswith("STRUCT<"):
-        fields = [field.split(": ") for field in ddl.removeprefix("STRUCT<")[:-1].split(", ")]
-        return pa.struct([(name, arrow_type(kind)) for name, kind in fields])
-    return TYPES[ddl]
-
-
-def create_table(root: Path, name: str) -> None:
-    """Create an empty table as its DDL says, with its constraints."""
-    ddl = (ROOT / "schemas" / "tables" / f"{name}.sql").read_text(encoding="utf-8")
-    schema = pa.schema(
-        [
-            pa.field(column, arrow_type(kind), nullable=not required)
-            for column, kind, required in COLUMN.findall(ddl)
-        ]
-    )
-    write_deltalake(str(root / name), schema.empty_table())
-    for constraint, condition in re.findall(r"constraints\.(\w+)' = [\"'](.+)[\"'],?\n", ddl):
-        DeltaTable(str(root / name)).alter.add_constraint({constraint: condition})
 
 
 @dataclass(frozen=True)

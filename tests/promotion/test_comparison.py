@@ -1,20 +1,23 @@
 """What both models answer is what the night's predictor says, row by row, from the files."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tests.promotion.shop import CLASSES, SIDE, Shop, spec_of
 
 from catalog_batch.errors import TrainingDataError
 from catalog_batch.evaluate import gate
-from catalog_batch.evaluate.gate import Bounds
+from catalog_batch.evaluate.gate import Bounds, Check
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.promotion import comparison
 from catalog_batch.promotion.comparison import compare
+from catalog_batch.promotion.contest import checks_table
 from catalog_batch.promotion.held_out import find_held_out_rows
 
 LAX = Bounds(0, -1, 1, 1, 1)
@@ -92,3 +95,10 @@ def test_a_damaged_file_is_named(shop: Shop, when: str) -> None:
         if when == "before":
             find_held_out_rows(str(shop.root), 0)
         list(rows.batches(4))
+
+
+def test_a_category_with_brackets_is_told_as_it_is() -> None:
+    console = Console(width=120, file=io.StringIO())
+    check = Check("max_class_loss", 0.1, 0.9, 0.5, False, 30, "Nuts [/kg]")
+    console.print(checks_table([check]))
+    assert "Nuts [/kg]" in console.file.getvalue()

@@ -224,6 +224,15 @@ def test_the_average_is_the_one_computed_by_hand_and_is_what_is_evaluated() -> N
         assert not torch.equal(averaged[name], network.state_dict()[name])
 
 
+def test_the_average_copies_indices() -> None:
+    network = small_network()
+    network.register_buffer("index", torch.arange(256))
+    recipe = Recipe(network, replace(SGD, ema_decay=0.9999), 1)
+    for seed in range(3):
+        train_epoch(network, recipe, [batch_of(4, seed)], SETTINGS, HOOKS)
+    assert torch.equal(recipe.evaluated.get_buffer("index"), torch.arange(256))
+
+
 def test_fit_evaluates_the_averaged_weights() -> None:
     network = small_network()
     recipe = Recipe(network, replace(SGD, ema_decay=0.9), 2)

@@ -1,6 +1,7 @@
 """From a table to a bundle, with real Ray workers once and in this process otherwise."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -341,6 +342,15 @@ def test_an_optimisers_state_survives_a_checkpoint(tmp_path: Path, name: Any) ->
     for parameter, values in optimizer.state_dict()["state"].items():
         for key, tensor in values.items():
             assert torch.equal(other.state_dict()["state"][parameter][key], tensor)
+
+
+def test_the_newest_checkpoint_stays_beside_those_that_ray_named(tmp_path: Path) -> None:
+    for name in ("checkpoint_2026-01-01_00-00-00.0", "checkpoint_2026-01-01_00-01-00.0"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, ns=(0, len(list(tmp_path.iterdir()))))
+    kept = checkpoints.keep(checkpoints.begin(tmp_path), "000004")
+    assert kept.is_dir()
+    assert not (tmp_path / "checkpoint_2026-01-01_00-00-00.0").exists()
 
 
 def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_path: Path) -> None:

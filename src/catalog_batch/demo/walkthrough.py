@@ -141,7 +141,8 @@ def _train(settings: Settings, clock: Clock, out: Console) -> TrainSummary:
     model, metrics = summary.model, summary.trained.metrics
     out.print(
         f"{model.model_name}/{model.version} is {model.alias}: test accuracy "
-        f"[bold]{metrics['test_accuracy']:.3f}[/] on {int(metrics['test_rows'])} images"
+        f"[bold]{metrics.get('test_accuracy', 0.0):.3f}[/] on "
+        f"{int(metrics.get('test_rows', 0))} images"
     )
     return summary
 

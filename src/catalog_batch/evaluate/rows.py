@@ -10,6 +10,15 @@ from catalog_batch.evaluate.thresholds import Acceptance
 
 Row = dict[str, Any]
 
+EVALUATION_TABLES = (
+    "evaluation_metrics",
+    "class_metrics",
+    "confusion_matrix",
+    "threshold_curve",
+    "calibration_bins",
+)
+"""What ``evaluation_rows`` has rows of."""
+
 
 def evaluation_rows(judgement: Judgement) -> dict[str, list[Row]]:
     """Return the rows by table, without the columns that say which model they are of."""

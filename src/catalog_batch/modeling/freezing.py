@@ -90,11 +90,6 @@ class Freezing:
         return self._stages[min(stage, len(self._stages) - 1)]
 
 
-def trainable(network: nn.Module) -> int:
-    """Return how many numbers of the network are trained."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
 def _fixed_modules(network: nn.Module, freeze: str) -> frozenset[str]:
     """Return the names of the modules that ``freeze`` fixes; the network's own name is empty."""
     heads = head_layers(network)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from catalog_batch.config import Settings
@@ -128,7 +129,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     table = Table("bound", "", "champion", "challenger", "test rows", "", show_edge=False)
     for check in checks:
         table.add_row(
-            check.name + (f"\n{check.category_path}" if check.category_path else ""),
+            check.name + (f"\n{escape(check.category_path)}" if check.category_path else ""),
             f"{check.bound:g}",
             _shown(check.champion),
             _shown(check.challenger),

@@ -13,14 +13,12 @@ step 3 the same command finds its version champion already, and tidies.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
-from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import LockHeldError, ModelRefusedError
 from catalog_batch.evaluate.gate import Check
-from catalog_batch.models_table import publish_models
+from catalog_batch.models_table import held_aliases, publish_models
 from catalog_batch.promotion import history
 from catalog_batch.promotion.contest import Contest, hold_contest, name_of, refusal, report
 from catalog_batch.promotion.history import Action, Entry
@@ -62,7 +60,7 @@ def promote_model(
     challenger = _challenger(registry, reference)
     champion = find_by_alias(registry, challenger.model_name, CHAMPION)
     if champion and champion.version == challenger.version:
-        with _held_aliases(root):
+        with held_aliases(root):
             _tidy(root, registry, challenger)
         run.details = {"model": name_of(champion), "alias": CHAMPION}
         run.finish(Status.NOTHING_TO_DO)
@@ -70,7 +68,7 @@ def promote_model(
     contest = hold_contest(settings, registry, challenger, champion, run.run_id, force, clock)
     report(run, contest, force)
     on_checks(contest.checks)
-    with _held_aliases(root):
+    with held_aliases(root):
         _refuse_another_champion(registry, contest)
         history.record(root, _entry(contest, force, run, clock), _number(champion))
         if contest.failed and not force:
@@ -102,7 +100,7 @@ def rollback_model(
     """
     root, registry = settings.warehouse, Registry(settings.registry_folder)
     history.require_table(root)
-    with _held_aliases(root):
+    with held_aliases(root):
         previous = _previous(registry, model_name)
         champion = find_by_alias(registry, model_name, CHAMPION)
         is_back = champion is not None and champion.version == previous.version
@@ -154,11 +152,6 @@ def _previous(registry: Registry, model_name: str) -> ModelVersion:
             "need be."
         )
     return registry.resolve(name_of(previous))
-
-
-def _held_aliases(root: str) -> AbstractContextManager[None]:
-    # Not the lock of the job: a rollback must not wait until a comparison is over.
-    return ledger.held_lock(ledger.lock_folder(root) / "aliases.lock", wait=True)
 
 
 def _refuse_another_champion(registry: Registry, contest: Contest) -> None:

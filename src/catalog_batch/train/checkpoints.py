@@ -150,7 +150,9 @@ def keep(folder: Path, name: str) -> Path:
     kept = folder.parent / f"checkpoint_{name}"
     shutil.rmtree(kept, ignore_errors=True)
     folder.rename(kept)
-    for path in _checkpoints(folder.parent)[:-KEPT]:
+    # By age: Ray names the ones that it keeps in another way.
+    by_age = sorted(_checkpoints(folder.parent), key=lambda path: path.stat().st_mtime_ns)
+    for path in by_age[:-KEPT]:
         shutil.rmtree(path)
     return kept
 

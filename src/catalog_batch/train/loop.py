@@ -169,8 +169,14 @@ def fit(
             hooks.mix.begin_epoch(state.epoch)
         recipe.begin_epoch(state.epoch, [report.validation_loss for report in state.history])
         hooks.set_mode(network, state.epoch)
-        wrapped = hooks.in_parallel(network, state.epoch)
-        totals = train_epoch(wrapped, recipe, training(state.epoch), settings, hooks, state.epoch)
+        totals = train_epoch(
+            hooks.in_parallel(network, state.epoch),
+            recipe,
+            training(state.epoch),
+            settings,
+            hooks,
+            state.epoch,
+        )
         evaluation = evaluate(
             recipe.evaluated,
             validation(),

@@ -1,5 +1,6 @@
 """Train, evaluate, bundle and register a classifier: the job, without a JVM."""
 
+import logging
 import re
 import subprocess
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from typing import Any
 
 from catalog_batch import ledger
 from catalog_batch.config import Settings
-from catalog_batch.errors import ConfigError
+from catalog_batch.errors import ConfigError, MissingTableError
 from catalog_batch.evaluate.judgement import Judgement
-from catalog_batch.evaluate.rows import evaluation_rows
+from catalog_batch.evaluate.rows import EVALUATION_TABLES, evaluation_rows
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import check_bundle
-from catalog_batch.models_table import publish_models
+from catalog_batch.models_table import TABLE as MODELS
+from catalog_batch.models_table import held_aliases, publish_models
 from catalog_batch.registry import NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
@@ -24,6 +26,7 @@ from catalog_batch.train.tracking import Tracker
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 
 JOB = "train"
+logger = logging.getLogger(__name__)
 TABLE = "training_examples"
 
 
@@ -64,6 +67,7 @@ def train_and_register(
             f"Run name {name!r} is refused: use letters, digits, '_' and '-', beginning with a "
             "letter or digit."
         )
+    require_tables(settings.warehouse)
     lease_hours = settings.maintenance.lease_hours
     with held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew:
         trained = _tracked(
@@ -81,39 +85,79 @@ def train_and_register(
             ),
             _renewing(renew, on_event),
         )
-    registry = Registry(settings.registry_folder)
-    versions_before = len(registry.list_versions())
-    model = registry.register(
-        settings.train.model_name,
-        trained.bundle_folder,
-        trained.metrics,
-        _tags(name, trained),
-    )
-    publish_models(settings.warehouse, registry)
-    publish_evaluation(settings.warehouse, model, trained.judgement)
-    report = write_run_report(settings, registry, model, trained)
-    is_new = len(registry.list_versions()) > versions_before
+        registry = Registry(settings.registry_folder)
+        model, is_new = _registered(settings, registry, name, trained)
+        is_new |= publish_evaluation(settings.warehouse, model, trained.judgement)
+        report = _reported(settings, registry, model, trained)
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
     run.rows_in = run.rows_out = trained.history[-1].train_rows
     run.table_versions = {TABLE: trained.snapshot_version}
     run.details = {
         "model": f"{model.model_name}/{model.version}",
         "alias": model.alias,
-        "report": str(report),
+        "report": report,
         "metrics": {key: round(value, 4) for key, value in trained.metrics.items()},
     }
     return TrainSummary(model, trained)
 
 
-def publish_evaluation(root: str, model: ModelVersion, judgement: Judgement) -> None:
-    """Bring a model version's rows in the tables of evaluation up to date; others stay."""
+def require_tables(root: str) -> None:
+    """Check that there are the tables that a training fills at its end, before it begins.
+
+    Raises:
+        MissingTableError: Naming those that are not there.
+    """
+    missing = [name for name in (MODELS, *EVALUATION_TABLES) if not ledger.exists(root, name)]
+    if missing:
+        raise MissingTableError(
+            f"The warehouse {root!r} has no tables {missing}, which training fills at its end. Run "
+            "ingest, which creates what is missing, or check --warehouse."
+        )
+
+
+def publish_evaluation(root: str, model: ModelVersion, judgement: Judgement) -> bool:
+    """Bring a model version's rows in the tables of evaluation up to date; others stay.
+
+    Returns:
+        Whether they were others before.
+    """
     of_model: dict[str, str | int] = {
         "model_name": model.model_name,
         "model_version": model.version,
     }
-    for table, rows in evaluation_rows(judgement).items():
-        lineage = {**of_model, "run_id": model.tags["training_run"]}
+    lineage = {**of_model, "run_id": model.tags["training_run"]}
+    changed = [
         ledger.replace_rows(root, table, [{**lineage, **row} for row in rows], of_model)
+        for table, rows in evaluation_rows(judgement).items()
+    ]
+    return any(changed)
+
+
+def _registered(
+    settings: Settings, registry: Registry, name: str, trained: TrainedModel
+) -> tuple[ModelVersion, bool]:
+    """Register the bundle and tell the table; return the version and whether it is a new one."""
+    with held_aliases(settings.warehouse):
+        versions_before = len(registry.list_versions())
+        model = registry.register(
+            settings.train.model_name,
+            trained.bundle_folder,
+            trained.metrics,
+            _tags(name, trained),
+        )
+        publish_models(settings.warehouse, registry)
+        return model, len(registry.list_versions()) > versions_before
+
+
+def _reported(
+    settings: Settings, registry: Registry, model: ModelVersion, trained: TrainedModel
+) -> str:
+    """Write the report and return its path; the model stands, whatever is wrong with the page."""
+    try:
+        return str(write_run_report(settings, registry, model, trained))
+    except Exception:
+        logger.exception("the report of %s/%d is not written", model.model_name, model.version)
+        return ""
 
 
 def git_commit() -> str:

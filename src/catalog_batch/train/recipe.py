@@ -23,6 +23,8 @@ from catalog_batch.train.schedules import (
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 _REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # The loss that is scaled is a sum over a batch's rows: 2 ** 16, torch's choice for a mean over
@@ -314,7 +316,16 @@ def _average_of(network: nn.Module, decay: float) -> AveragedModel | None:
     if not decay:
         return None
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+
+    def average_measures(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
+        # They come by type. A mean of integers, the indices that Swin has in buffers, is cut to one
+        # less and never comes back.
+        if averaged[0].is_floating_point():
+            average(averaged, current, steps)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(network, multi_avg_fn=average_measures, use_buffers=True)
 
 
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:

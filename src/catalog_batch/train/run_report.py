@@ -1,16 +1,23 @@
 """The report of a training run, written into its folder."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from catalog_batch.config import Settings
+from catalog_batch.errors import CatalogBatchError
 from catalog_batch.evaluate.judgement import Decider, judge
-from catalog_batch.evaluate.predictions import SPLITS, file_name, load_predictions
+from catalog_batch.evaluate.predictions import SPLITS, Predictions, file_name, load_predictions
 from catalog_batch.evaluate.report import Champion, ReportInputs, write_report
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.registry import CHAMPION, ModelVersion, Registry
 from catalog_batch.train.photos import photo_source
 from catalog_batch.train.trainer import TrainedModel
 from catalog_batch.train.worker import SHEET
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 
@@ -29,6 +36,7 @@ def write_run_report(
     folder = trained.bundle_folder.parent
     spec = check_bundle(trained.bundle_folder)
     sheet = folder / SHEET
+    predictions = {split: load_predictions(folder / file_name(split)) for split in SPLITS}
     inputs = ReportInputs(
         model=_name(model),
         run=folder.name,
@@ -40,36 +48,48 @@ def write_run_report(
         settings=settings.train.model_dump(),
         history=[vars(epoch) for epoch in trained.history],
         judgement=trained.judgement,
-        predictions={split: load_predictions(folder / file_name(split)) for split in SPLITS},
+        predictions=predictions,
         target_precision=settings.train.target_precision,
         photo=photo_source(spec.training_table, spec.training_table_version),
         augmentation_sheet=sheet.read_bytes() if sheet.is_file() else None,
-        champion=_champion(settings, registry, model),
+        champion=_champion(settings, registry, model, predictions),
     )
     write_report(folder / REPORT, inputs)
     return folder / REPORT
 
 
-def _champion(settings: Settings, registry: Registry, model: ModelVersion) -> Champion | None:
-    """Return the champion by its predictions for the same rows; None where there are none."""
-    champions = [
-        version
-        for version in registry.list_versions()
-        if version.model_name == model.model_name and CHAMPION in version.aliases
-    ]
-    if not champions or champions[0].version == model.version:
-        return None
-    champion, table = champions[0], "training_table_version"
+def _champion(
+    settings: Settings,
+    registry: Registry,
+    model: ModelVersion,
+    predictions: Mapping[str, Predictions],
+) -> Champion | None:
+    """Return the champion by its predictions for the same rows; None where it has none."""
+    for version in registry.list_versions():
+        is_other = version.version != model.version
+        if version.model_name == model.model_name and CHAMPION in version.aliases and is_other:
+            try:
+                return _judged(settings, version, predictions)
+            except CatalogBatchError as error:
+                logger.warning("the report does not compare with %s: %s", _name(version), error)
+    return None
+
+
+def _judged(
+    settings: Settings, champion: ModelVersion, predictions: Mapping[str, Predictions]
+) -> Champion | None:
     folder = settings.runs_folder / champion.tags["training_run"]
-    files = {split: folder / file_name(split) for split in SPLITS}
-    is_of_same_rows = champion.tags[table] == model.tags[table]
-    if not is_of_same_rows or not all(file.is_file() for file in files.values()):
+    if not all((folder / file_name(split)).is_file() for split in predictions):
         return None
-    predictions = {split: load_predictions(file) for split, file in files.items()}
+    others = {split: load_predictions(folder / file_name(split)) for split in predictions}
+    # Not by the table's version: of a table that was dropped and built again they start anew.
+    if not all(
+        np.array_equal(others[split].image_ids, own.image_ids) for split, own in predictions.items()
+    ):
+        return None
     spec = check_bundle(champion.bundle_folder)
     decider = Decider(spec.temperature, spec.thresholds)
-    judgement = judge(predictions, decider, settings.train.seed)
-    return Champion(_name(champion), judgement, predictions)
+    return Champion(_name(champion), judge(others, decider, settings.train.seed), others)
 
 
 def _name(model: ModelVersion) -> str:

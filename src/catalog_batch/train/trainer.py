@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import CatalogBatchError, ConfigError
@@ -122,7 +123,9 @@ def _pinned_version(folder: Path, version: int | None) -> int | None:
 
 def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
     """Refuse settings that do not go together, layers and weights, before a download or Ray."""
-    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else "cuda")
+    is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
+    device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
+    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
     categories = [category for category, _ in snapshot.classes]
     side = preprocessing_for(settings).side
     if settings.freeze not in ("none", "backbone"):
@@ -156,6 +159,11 @@ def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) 
         for name, value in json.loads(json.dumps(fixed)).items()
         if before.get(name) != value
     }
+    if added := sorted(set(fixed) - set(before)):
+        raise ConfigError(
+            f"Run {folder.name!r} was started by another release, which had no settings {added}. "
+            "Give a new run id."
+        )
     if changed:
         raise ConfigError(
             f"Run {folder.name!r} was started with other settings; name: (then, now) {changed}. "

@@ -1,0 +1,105 @@
+"""A whole run: the lease it holds, and what it publishes at its end."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+from tests.empty_tables import create_table
+
+from catalog_batch.config import Settings
+from catalog_batch.errors import MissingTableError
+from catalog_batch.evaluate.rows import EVALUATION_TABLES
+from catalog_batch.leases import Lease, live_leases
+from catalog_batch.runs import Run, Status
+from catalog_batch.train.pipeline import TABLE, train_and_register
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def settings_for_test(root: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "warehouse": str(root),
+            "train": {
+                "architecture": "mobilenet_v3_small",
+                "weights": "none",
+                "image_side": 32,
+                "batch_size": 8,
+                "epochs": 1,
+                "num_workers": 0,
+                "device": "cpu",
+            },
+            "maintenance": {"lease_hours": 5},
+        }
+    )
+
+
+def open_run() -> Run:
+    return Run("run-1", "train", NOW, config_hash="0" * 16)
+
+
+@pytest.fixture
+def root(training_table: Path) -> Path:
+    """Return a warehouse with what training reads and, still empty, what it fills."""
+    for name in ("models", *EVALUATION_TABLES):
+        create_table(training_table.parent, name)
+    return training_table.parent
+
+
+def test_a_training_run_holds_a_lease_that_it_renews_with_each_epoch(root: Path) -> None:
+    times = iter(NOW + timedelta(hours=hour) for hour in range(100))
+    seen: list[list[Lease]] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        seen.append(live_leases(str(root), TABLE, NOW))
+
+    run = open_run()
+    train_and_register(settings_for_test(root), run, 0, "night", on_event, lambda: next(times))
+    until = [NOW + timedelta(hours=hour + 5) for hour in (1, 2)]
+    assert seen == [[Lease(TABLE, "night", 0, end)] for end in until]
+    assert live_leases(str(root), TABLE, NOW) == []
+    assert (run.status, run.details["model"]) == (Status.PUBLISHED, "catalogue/1")
+
+
+def test_a_run_leaves_a_report_and_figures_and_is_not_doubled(root: Path) -> None:
+    runs = []
+    for _ in range(2):
+        runs.append(open_run())
+        train_and_register(settings_for_test(root), runs[-1], 0, "night", clock=lambda: NOW)
+        versions = {name: DeltaTable(str(root / name)).version() for name in EVALUATION_TABLES}
+        runs[-1].details["versions"] = versions
+    assert [run.status for run in runs] == [Status.PUBLISHED, Status.NOTHING_TO_DO]
+    assert runs[0].details == runs[1].details
+    page = Path(runs[0].details["report"]).read_text(encoding="utf-8")
+    assert "<h1>catalogue/1</h1>" in page and "data:image/" in page
+    rows = DeltaTable(str(root / "evaluation_metrics")).to_pyarrow_table().to_pylist()
+    figures = {f"{row['split']}_{row['name']}": round(row["value"], 4) for row in rows}
+    assert runs[0].details["metrics"].items() <= figures.items()
+
+
+def test_a_later_model_is_compared_with_the_champion(root: Path) -> None:
+    train_and_register(settings_for_test(root), open_run(), 0, "first", clock=lambda: NOW)
+    settings = settings_for_test(root)
+    other = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": 5})})
+    run = open_run()
+    train_and_register(other, run, 0, "second", clock=lambda: NOW)
+    page = Path(run.details["report"]).read_text(encoding="utf-8")
+    assert (run.details["model"], run.details["alias"]) == ("catalogue/2", "challenger")
+    assert "catalogue/1" in page
+
+
+def test_a_warehouse_without_the_tables_is_refused_before_training(training_table: Path) -> None:
+    root = training_table.parent
+    with pytest.raises(MissingTableError, match=r"no tables \['models', 'evaluation_metrics'"):
+        train_and_register(settings_for_test(root), open_run(), clock=lambda: NOW)
+    assert not (root / "_runs").exists()
+
+
+def test_a_training_run_that_fails_holds_no_lease(root: Path) -> None:
+    shutil.rmtree(root / TABLE)
+    with pytest.raises(MissingTableError, match="build-training-set"):
+        train_and_register(settings_for_test(root), open_run(), clock=lambda: NOW)
+    assert live_leases(str(root), TABLE, NOW) == []
