@@ -158,6 +158,7 @@ def test_names_are_drawn_as_they_are_written() -> None:
     assert "日本" in svg
     assert "x" * 25 + "…" in svg
     one = confusion_figure(np.eye(2, dtype=np.int64), ["$a$", "$\\nothing$"])
+    assert one.axes[0].texts[0].get_text() == "1"  # a class is no department of its own
     assert "$\\nothing$" in inline_svg(one, "confusion", "alt")
 
 

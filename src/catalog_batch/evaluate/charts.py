@@ -305,8 +305,8 @@ def _name_classes(axes: Axes, paths: Sequence[str]) -> None:
 def _name_departments(axes: Axes, paths: Sequence[str], cell: float) -> None:
     for first, rows in _runs([ancestors(path)[0] for path in paths]):
         name = ancestors(paths[first])[0]
-        letters = int(rows * cell / (0.65 * _FONT))
-        if letters >= 3 and rows < len(paths):
+        letters = int(rows * cell / (0.65 * (_FONT + 1)))
+        if letters >= 3 and rows < len(paths) and name != paths[first]:
             shown = name if len(name) <= letters else f"{name[: letters - 1]}…"
             axes.text(
                 1.01,
