@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.commands import BIN, Line, run_command
 
+from catalog_batch.evaluate.rows import EVALUATION_TABLES
+
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 SMALL = ["--set=train.weights=none", "--set=train.image_side=64", "--set=train.epochs=1"]
 HEAD = [
@@ -43,7 +45,7 @@ def ray_address() -> Iterator[str]:
 def test_training_runs_on_a_cluster_given_by_address(
     line: Line, ray_address: str, tmp_path: Path
 ) -> None:
-    for table in ("training_examples", "models", "run_log"):
+    for table in ("training_examples", "models", "run_log", *EVALUATION_TABLES):
         shutil.copytree(line.warehouse / table, tmp_path / table)
     address = f"train.ray_address={ray_address}"
     finished = run_command(
