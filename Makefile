@@ -19,7 +19,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	-@$(BIN)/catalog-batch doctor --fetch-jars
+	-@$(BIN)/catalog-batch doctor --prepare
 	@touch $@
 
 demo: setup  ## Run the whole line on a synthetic catalogue; everything is left in demo/

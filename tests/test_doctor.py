@@ -63,7 +63,7 @@ def test_missing_jars_are_red_with_their_mend(
     is_fine, text = examined(settings)
     assert not is_fine
     assert "bad  Delta JARs: not fetched yet" in text
-    assert "-> Run catalog-batch doctor --fetch-jars" in text
+    assert "-> Run catalog-batch doctor --prepare" in text
 
 
 def test_a_warehouse_says_how_many_tables_it_has(tmp_path: Path) -> None:

@@ -456,10 +456,15 @@ def demo(
     _run_plain(work, log_format)
 
 
-@app.command(epilog="Example: catalog-batch doctor --fetch-jars")
+@app.command(epilog="Example: catalog-batch doctor --prepare")
 def doctor(
-    fetch_jars: Annotated[
-        bool, typer.Option("--fetch-jars", help="Fetch Delta's JARs if they are missing.")
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="Fetch Delta's JARs if they are missing, and archive Spark's classes: that takes "
+            "a minute, and a fifth off each start.",
+        ),
     ] = False,
     warehouse: Warehouse = None,
     profile: Profile = "local",
@@ -469,12 +474,12 @@ def doctor(
     """Check this machine and say how to mend what is wrong; exit 20 if anything is."""
 
     def work() -> None:
-        from catalog_batch.doctor import examine, fetch_delta_jars
+        from catalog_batch import doctor as machine
 
         settings = _settings(warehouse, profile, overrides)
-        if fetch_jars:
-            fetch_delta_jars(settings.spark)
-        if not examine(settings, console()):
+        if prepare:
+            machine.prepare(settings.spark)
+        if not machine.examine(settings, console()):
             raise typer.Exit(20)
 
     _run_plain(work, log_format)

@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from rich.console import Console
 
+from catalog_batch.class_archive import ARCHIVE, write_archive
 from catalog_batch.config import Settings, SparkSettings
 from catalog_batch.spark import build_session, delta_jars
 
@@ -37,6 +38,7 @@ def examine(settings: Settings, console: Console) -> bool:
         _java(),
         *_packages(),
         _jars(),
+        _class_archive(),
         _warehouse(settings.warehouse),
         _disk(settings.warehouse),
         _processors(),
@@ -50,10 +52,17 @@ def examine(settings: Settings, console: Console) -> bool:
     return all(finding.is_fine for finding in findings)
 
 
-def fetch_delta_jars(settings: SparkSettings) -> None:
-    """Let Spark's Ivy fetch Delta's JARs, unless they are there or no Java can run it."""
-    if not delta_jars() and _java().is_fine:
+def prepare(settings: SparkSettings) -> None:
+    """Let Spark's Ivy fetch Delta's JARs if they are missing, and archive Spark's classes.
+
+    Raises:
+        CatalogBatchError: When the archive cannot be written.
+    """
+    if not _java().is_fine:
+        return
+    if not delta_jars():
         build_session(settings, "catalog-batch fetch-jars").stop()
+    write_archive(settings)
 
 
 def _python() -> Finding:
@@ -100,7 +109,14 @@ def _packages() -> Iterator[Finding]:
 def _jars() -> Finding:
     jars = delta_jars()
     seen = f"{len(jars)} in {jars[0].parent}" if jars else "not fetched yet"
-    return Finding("Delta JARs", bool(jars), seen, "Run catalog-batch doctor --fetch-jars.")
+    return Finding("Delta JARs", bool(jars), seen, "Run catalog-batch doctor --prepare.")
+
+
+def _class_archive() -> Finding:
+    if ARCHIVE.is_file():
+        return Finding("Class archive", True, f"{ARCHIVE.stat().st_size >> 20} MiB at {ARCHIVE}")
+    seen = "none: starts take longer, until catalog-batch doctor --prepare has written one"
+    return Finding("Class archive", True, seen)
 
 
 def _warehouse(root: str) -> Finding:

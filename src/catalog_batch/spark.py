@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyspark import SparkContext, inheritable_thread_target
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
+from catalog_batch.class_archive import archive_options
 from catalog_batch.config import SparkSettings
 from catalog_batch.errors import BadInputError
 from catalog_batch.progress import polled_progress
@@ -173,6 +176,12 @@ def wait_until_idle(session: SparkSession) -> None:
     logger.warning("tasks still ran %g s after they were cancelled", _STOP_SECONDS)
 
 
+def no_rows(session: SparkSession, schema: StructType) -> DataFrame:
+    """Return an empty frame of which the optimiser knows that it is: no task looks into it."""
+    columns = [F.lit(None).cast(field.dataType).alias(field.name) for field in schema]
+    return session.range(0).select(*columns).limit(0)
+
+
 @contextmanager
 def spark_progress(
     session: SparkSession, description: str, total: int = 100, unit: str = ""
@@ -201,14 +210,14 @@ def spark_progress(
 def _own_session(settings: SparkSettings) -> dict[str, str]:
     jars = delta_jars()
     log_settings = (resource_folder("conf") / "spark" / "log4j2.properties").as_uri()
-    java_options = f"-Dlog4j2.configurationFile={log_settings} {settings.java_options}"
+    own_options = f"-Dlog4j2.configurationFile={log_settings} {archive_options()}"
     return {
         **_LOCAL,
         "spark.master": settings.master,
         # Nothing is written there, but Spark makes the folder where it stands.
         "spark.sql.warehouse.dir": f"{tempfile.gettempdir()}/catalog-batch-spark-warehouse",
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.extraJavaOptions": java_options,
+        "spark.driver.extraJavaOptions": f"{own_options} {settings.java_options}",
         "spark.sql.codegen.wholeStage": str(settings.compile_queries).lower(),
         "spark.sql.codegen.factoryMode": "FALLBACK" if settings.compile_queries else "NO_CODEGEN",
         # Interpreted, a shared subexpression costs a cache that is emptied with every row.

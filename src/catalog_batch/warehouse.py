@@ -17,7 +17,7 @@ from pyspark.sql.types import MapType, StructField
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
-from catalog_batch.spark import build_session, run_together, wait_until_idle
+from catalog_batch.spark import build_session, no_rows, run_together, wait_until_idle
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -87,7 +87,7 @@ class Warehouse:
         """Read a table, or no rows of its columns when it has not been created."""
         if self.exists(table):
             return self.read(table)
-        return self.spark.createDataFrame([], table.schema)
+        return no_rows(self.spark, table.schema)
 
     def version(self, table: Table) -> int:
         """Return the newest version of a table.

@@ -32,7 +32,7 @@ from catalog_batch.ingest.outcomes import (
 from catalog_batch.ingest.policy import SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot, shown_uri
 from catalog_batch.runs import Run, Status
-from catalog_batch.spark import run_together, spark_progress
+from catalog_batch.spark import no_rows, run_together, spark_progress
 from catalog_batch.warehouse import Warehouse
 
 JOB = "ingest"
@@ -236,19 +236,18 @@ def _decode(
     counts = count_plan(plan, intake.repeated)
     logger.info("planned %s", counts)
     to_do = plan.transform(transforms.keep_to_do)
-    images = f"{warehouse.root}/_staging/{run.run_id}/images"
-    decoded = to_do.transform(
-        transforms.deal_out,
-        _tasks(warehouse, to_do, counts["to_do"], settings),
-        settings.rows_per_task,
-    ).transform(with_outcomes, policy, images)
-    if not counts["to_do"]:
-        decoded = warehouse.spark.createDataFrame([], OUTCOME_TYPE)
-    started = time.monotonic()
-    with spark_progress(warehouse.spark, "decoding images", counts["to_do"], "images"):
-        decoded = warehouse.stage(decoded, f"{run.run_id}/decoded")
     if counts["to_do"]:
+        decoded = to_do.transform(
+            transforms.deal_out,
+            _tasks(warehouse, to_do, counts["to_do"], settings),
+            settings.rows_per_task,
+        ).transform(with_outcomes, policy, f"{warehouse.root}/_staging/{run.run_id}/images")
+        started = time.monotonic()
+        with spark_progress(warehouse.spark, "decoding images", counts["to_do"], "images"):
+            decoded = warehouse.stage(decoded, f"{run.run_id}/decoded")
         run.images_per_second = round(counts["to_do"] / (time.monotonic() - started), 2)
+    else:
+        decoded = no_rows(warehouse.spark, OUTCOME_TYPE)
     measures = measure_pass(decoded)
     logger.info("decoded %s", measures)
     return measures, transforms.select_outcomes(plan, decoded)
