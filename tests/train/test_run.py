@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.empty_tables import create_table
 
 from catalog_batch.config import Settings
@@ -68,9 +69,12 @@ def test_a_training_run_holds_a_lease_that_it_renews_with_each_epoch(root: Path)
 
 def test_a_run_leaves_a_report_and_figures_and_is_not_doubled(root: Path) -> None:
     runs = []
+    settings = settings_for_test(root)
+    followed = settings.train.model_copy(update={"trackers": ("mlflow", "tensorboard")})
+    settings = settings.model_copy(update={"train": followed})
     for _ in range(2):
         runs.append(open_run())
-        train_and_register(settings_for_test(root), runs[-1], 0, "night", clock=lambda: NOW)
+        train_and_register(settings, runs[-1], 0, "night", clock=lambda: NOW)
         versions = {name: DeltaTable(str(root / name)).version() for name in EVALUATION_TABLES}
         runs[-1].details["versions"] = versions
     assert [run.status for run in runs] == [Status.PUBLISHED, Status.NOTHING_TO_DO]
@@ -80,6 +84,11 @@ def test_a_run_leaves_a_report_and_figures_and_is_not_doubled(root: Path) -> Non
     rows = DeltaTable(str(root / "evaluation_metrics")).to_pyarrow_table().to_pylist()
     figures = {f"{row['split']}_{row['name']}": round(row["value"], 4) for row in rows}
     assert runs[0].details["metrics"].items() <= figures.items()
+    curves = EventAccumulator(str(root / "_runs" / "night" / "tensorboard")).Reload()
+    assert [point.step for point in curves.Scalars("accuracy/validation")] == [0]
+    assert "run/wait_share" in curves.Tags()["scalars"]
+    files = [path.name for path in (root / "_registry" / "artefacts").rglob("*.*")]
+    assert sorted(files) == ["augmentation.png", "model.json", "report.html"]
 
 
 def test_a_later_model_is_compared_with_the_champion(root: Path) -> None:

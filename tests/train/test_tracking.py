@@ -186,7 +186,9 @@ def test_tensorboard_shows_one_point_an_epoch_also_when_one_was_done_again(tmp_p
     assert "abc123" in str(curves.Tensors("settings/text_summary"))
     [accuracy] = curves.Scalars("final/test_accuracy")
     assert accuracy.value == pytest.approx(0.9)
-    assert "_hparams_/session_start_info" in curves.SummaryMetadataTags()
+    assert (
+        curves.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
+    )
     system = curves_in(folder / "tensorboard" / "system")
     assert [point.step for point in system.Scalars("system/cpu_percent")] == [10, 20, 30]
 

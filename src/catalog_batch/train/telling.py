@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 from catalog_batch.train import events
@@ -39,6 +40,7 @@ class Teller:
         self._device = device
         self._looked = time.monotonic()
         self._failed: set[str] = set()
+        psutil.cpu_percent()  # Measures from one call to the next: the first says nothing.
 
     def tell(self, progress: Progress) -> None:
         """Emit the events that are due; one that cannot be emitted is not tried again."""
