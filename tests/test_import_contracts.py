@@ -17,6 +17,7 @@ LINT = Path(sys.executable).parent / "lint-imports"
         ("train/loop.py", "import ray\n", "The model and its loop are plain PyTorch"),
         ("evaluate/metrics.py", "import pyarrow\n", "Evaluation reads arrays"),
         ("train/worker.py", "import pyspark\n", "A Ray worker needs no JVM"),
+        ("train/worker.py", "import wandb\n", "Trackers are imported in train.tracking alone"),
         ("score/udf.py", "import petastorm\n", "A Spark executor needs no Ray"),
         ("ingest/pipeline.py", "import catalog_batch.score.pipeline\n", "Stages meet only"),
     ],

@@ -47,6 +47,29 @@ def test_a_polled_bar_follows_what_it_reads(
     assert " 0/1000" not in screen.getvalue().splitlines()[-1]
 
 
+def test_a_training_bar_tells_epoch_images_rate_and_the_share_of_waiting(
+    screen: io.StringIO,
+) -> None:
+    with progress.training_bar() as show:
+        for epoch in (0, 1):
+            show(
+                {
+                    "event": "progress",
+                    "epoch": epoch,
+                    "epochs": 2,
+                    "images": 1_200 - 400 * epoch,
+                    "of_images": 3_000,
+                    "images_per_second": 1_234.4,
+                    "wait_share": 0.07,
+                }
+            )
+            show({"event": "epoch", "epoch": epoch})
+    lines = screen.getvalue().splitlines()
+    assert "epoch 2 of 2" in lines[-1]
+    assert "800/3000" in lines[-1]
+    assert "1,234 images/s, 7% waiting" in lines[-1]
+
+
 def test_nothing_is_drawn_where_nobody_looks(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

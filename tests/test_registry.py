@@ -9,7 +9,6 @@ import pytest
 from catalog_batch.errors import ConfigError, ModelRefusedError
 from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, write_manifest
 from catalog_batch.registry import STORE, Registry, open_store
-from catalog_batch.train.tracking import EXPERIMENT, Tracker
 
 
 def write_sealed(folder: Path, content: str) -> Path:
@@ -157,27 +156,6 @@ def test_a_register_cut_off_before_its_version_is_finished_by_the_next(
 ) -> None:
     open_store(registry.folder).create_registered_model("shop")
     assert registry.register("shop", write_sealed(tmp_path / "1", "a"), {}).alias == "champion"
-
-
-def test_a_tracked_run_holds_its_curve_and_is_not_doubled_by_a_rerun(
-    tmp_path: Path, empty_store: Path
-) -> None:
-    shutil.copy(empty_store, tmp_path)
-    for last in (0, 1):
-        tracker = Tracker(tmp_path, "run-1", {"num_workers": 2 - last})
-        for epoch in range(last + 1):
-            tracker.log_event(
-                {"event": "epoch", "epoch": epoch, "validation_loss": 1 / (epoch + 1)}
-            )
-        tracker.end({"test_accuracy": 0.9})
-    client = open_store(tmp_path)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    [run] = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "validation_loss")
-    assert {(point.step, point.value) for point in history} == {(0, 1.0), (1, 0.5)}
-    assert run.data.params == {"num_workers": "2"}
-    assert run.data.metrics["test_accuracy"] == 0.9
-    assert run.info.status == "FINISHED"
 
 
 def test_nothing_is_sent_home(registry: Registry, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 from catalog_batch import logs
 from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import CatalogBatchError, ConfigError
-from catalog_batch.progress import console, counts_table, progress_bar
+from catalog_batch.progress import console, counts_table, progress_bar, training_bar
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
 
@@ -236,7 +236,13 @@ def train(
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch.train.pipeline import train_and_register
 
-        train_and_register(settings, run, table_version, run_name, tell_epoch, utc_now)
+        with training_bar() as show:
+
+            def tell(event: dict[str, Any]) -> None:
+                show(event)
+                tell_epoch(event)
+
+            train_and_register(settings, run, table_version, run_name, tell, utc_now)
 
     _run_job("train", work, warehouse, profile, overrides, log_format)
 
@@ -513,7 +519,7 @@ def utc_now() -> datetime:
 
 
 def tell_epoch(event: dict[str, Any]) -> None:
-    """Print one line an epoch."""
+    """Print one line an epoch; what comes every few seconds is for a bar."""
     if event["event"] == "epoch":
         console().print(
             f"epoch {event['epoch'] + 1}: "
@@ -524,7 +530,7 @@ def tell_epoch(event: dict[str, Any]) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    else:
+    elif event["event"] not in ("progress", "system"):
         logger.info("training: %s", event)
 
 

@@ -9,13 +9,20 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from catalog_batch.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "CATALOG_BATCH__"
+
+
+def _split_at_commas(value: Any) -> Any:
+    """Split a text, which is what the command line and the environment give, into a list."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class _Section(BaseModel):
@@ -283,6 +290,19 @@ class TrainSettings(_Section):
 
     stall_seconds: float = Field(default=300, gt=0)
     """Longest wait for a batch before the run fails with an error instead of hanging."""
+
+    trackers: Annotated[
+        tuple[Literal["mlflow", "tensorboard", "wandb"], ...], BeforeValidator(_split_at_commas)
+    ] = ("mlflow",)
+    """Where settings, curves and artefacts of a run go: any of ``mlflow``, ``tensorboard`` (files
+    in the run's folder) and ``wandb`` (an extra), as a list or separated by commas; or none."""
+
+    mlflow_uri: str = Field(default="", exclude=True, repr=False)
+    """Tracking URI of another MLflow store, such as ``http://HOST:5000``; empty takes the
+    registry's own. Neither logged nor reported, for it may hold a password."""
+
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """``offline`` writes files for ``wandb sync`` and opens no connection."""
 
 
 class PromoteSettings(_Section):

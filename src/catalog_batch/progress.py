@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -82,6 +83,47 @@ def polled_progress(
         finally:
             finished.set()
             thread.join()
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Show how far an epoch is on a terminal; yield what takes the events of a training run.
+
+    Beside the images it shows how many a second, and the share of the time spent waiting for
+    them, both since the epoch began.
+    """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.0f} images/s, {task.fields[waiting]:.0%} waiting"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console(),
+        disable=not console().is_terminal,
+        transient=True,
+    ) as progress:
+        # Nothing is shown before the first batches.
+        task = progress.add_task("", visible=False, rate=0.0, waiting=0.0)
+        epoch = -1
+
+        def show(event: Mapping[str, Any]) -> None:
+            nonlocal epoch
+            if event["event"] != "progress":
+                return
+            if event["epoch"] != epoch:
+                epoch = event["epoch"]
+                progress.reset(task, total=event["of_images"])
+            progress.update(
+                task,
+                completed=event["images"],
+                description=f"epoch {epoch + 1} of {event['epochs']}",
+                rate=event["images_per_second"],
+                waiting=event["wait_share"],
+                visible=True,
+            )
+
+        yield show
 
 
 def counts_table(title: str, counts: Mapping[str, float]) -> Table:

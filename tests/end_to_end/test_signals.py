@@ -110,7 +110,7 @@ def test_a_stopped_training_says_so(line: Line, tmp_path: Path) -> None:
     where = [f"--set=runs={runs}", f"--set=registry={registry}", "--run-name=stopped"]
     events = runs / "stopped" / "events.jsonl"
     exit_code, status = stop_when(
-        lambda: events.is_file() and '"epoch"' in events.read_text(encoding="utf-8"),
+        lambda: events.is_file() and '"event": "epoch"' in events.read_text(encoding="utf-8"),
         ["train", "--warehouse", line.warehouse, *small, *where],
     )
     assert (exit_code, status["status"]) == (143, "stopped")

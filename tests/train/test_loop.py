@@ -10,12 +10,14 @@ from catalog_batch.errors import CatalogBatchError
 from catalog_batch.modeling.augmentation import build_augmentation
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.train import loop
 from catalog_batch.train.loop import (
     Batch,
     EpochReport,
     FitSettings,
     FitState,
     Hooks,
+    Progress,
     evaluate,
     fit,
     in_one_process,
@@ -166,6 +168,20 @@ def test_ranks_leave_an_epoch_with_the_mean_of_their_batch_statistics() -> None:
     for module in (network, recipe.evaluated):
         mean = dict(module.named_buffers())["0.running_mean"]
         torch.testing.assert_close(mean, (own.running_mean + other_rank) / 2)
+
+
+@pytest.mark.parametrize(("seconds", "told_after"), [(0.0, [1, 2, 3]), (60.0, [3])])
+def test_progress_is_told_every_few_seconds_and_at_the_end_of_an_epoch(
+    seconds: float, told_after: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_TELLS", seconds)
+    told: list[Progress] = []
+    network = small_network()
+    hooks = Hooks(normalise, on_progress=told.append)
+    batches = [batch_of(4, seed) for seed in range(3)]
+    totals = train_epoch(network, Recipe(network, SGD, 3), batches, SETTINGS, hooks, epoch=5)
+    assert [(progress.epoch, progress.batches) for progress in told] == [(5, n) for n in told_after]
+    assert 0 < told[-1].wait_seconds < told[-1].seconds <= totals.seconds
 
 
 def test_the_confusion_matrix_has_true_classes_as_rows() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.empty_tables import create_table
 
 from catalog_batch.config import Settings
@@ -14,6 +15,7 @@ from catalog_batch.errors import MissingTableError
 from catalog_batch.evaluate.rows import EVALUATION_TABLES
 from catalog_batch.leases import Lease, live_leases
 from catalog_batch.runs import Run, Status
+from catalog_batch.train.events import PASSING
 from catalog_batch.train.pipeline import TABLE, train_and_register
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,11 +56,12 @@ def test_a_training_run_holds_a_lease_that_it_renews_with_each_epoch(root: Path)
     seen: list[list[Lease]] = []
 
     def on_event(event: dict[str, Any]) -> None:
-        seen.append(live_leases(str(root), TABLE, NOW))
+        if event["event"] not in PASSING:
+            seen.append(live_leases(str(root), TABLE, NOW))
 
     run = open_run()
     train_and_register(settings_for_test(root), run, 0, "night", on_event, lambda: next(times))
-    until = [NOW + timedelta(hours=hour + 5) for hour in (1, 2)]
+    until = [NOW + timedelta(hours=hour + 5) for hour in (1, 2, 3)]
     assert seen == [[Lease(TABLE, "night", 0, end)] for end in until]
     assert live_leases(str(root), TABLE, NOW) == []
     assert (run.status, run.details["model"]) == (Status.PUBLISHED, "catalogue/1")
@@ -66,9 +69,12 @@ def test_a_training_run_holds_a_lease_that_it_renews_with_each_epoch(root: Path)
 
 def test_a_run_leaves_a_report_and_figures_and_is_not_doubled(root: Path) -> None:
     runs = []
+    settings = settings_for_test(root)
+    followed = settings.train.model_copy(update={"trackers": ("mlflow", "tensorboard")})
+    settings = settings.model_copy(update={"train": followed})
     for _ in range(2):
         runs.append(open_run())
-        train_and_register(settings_for_test(root), runs[-1], 0, "night", clock=lambda: NOW)
+        train_and_register(settings, runs[-1], 0, "night", clock=lambda: NOW)
         versions = {name: DeltaTable(str(root / name)).version() for name in EVALUATION_TABLES}
         runs[-1].details["versions"] = versions
     assert [run.status for run in runs] == [Status.PUBLISHED, Status.NOTHING_TO_DO]
@@ -78,6 +84,11 @@ def test_a_run_leaves_a_report_and_figures_and_is_not_doubled(root: Path) -> Non
     rows = DeltaTable(str(root / "evaluation_metrics")).to_pyarrow_table().to_pylist()
     figures = {f"{row['split']}_{row['name']}": round(row["value"], 4) for row in rows}
     assert runs[0].details["metrics"].items() <= figures.items()
+    curves = EventAccumulator(str(root / "_runs" / "night" / "tensorboard")).Reload()
+    assert [point.step for point in curves.Scalars("accuracy/validation")] == [0]
+    assert "run/wait_share" in curves.Tags()["scalars"]
+    files = [path.name for path in (root / "_registry" / "artefacts").rglob("*.*")]
+    assert sorted(files) == ["augmentation.png", "model.json", "report.html"]
 
 
 def test_a_later_model_is_compared_with_the_champion(root: Path) -> None:

@@ -18,13 +18,37 @@ EVENTS = "events.jsonl"
 POLL_SECONDS = 0.2
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Gets ``{"event": NAME, ...}``: ``resumed``, ``checkpoint_refused``, ``epoch``, ``evaluated``."""
+"""Gets ``{"event": NAME, ...}``.
+
+``started``, ``resumed``, ``checkpoint_refused``, ``epoch`` and ``evaluated`` say where a run is;
+``progress`` how far within an epoch, every few seconds; ``system`` what the machine does.
+"""
+
+PASSING = ("progress", "system")
+"""Events that come every few seconds, as long as a run lasts."""
 
 
 def emit(run_folder: Path, event: str, **values: Any) -> None:
     """Append an event to the run's file."""
     with (run_folder / EVENTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+def told(run_folder: Path) -> list[dict[str, Any]]:
+    """Read what was told of a run before, without the passing events and damaged lines."""
+    path = run_folder / EVENTS
+    if not path.is_file():
+        return []
+    events = map(_parsed, path.read_text(encoding="utf-8").splitlines())
+    return [event for event in events if event and event["event"] not in PASSING]
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """Read an event; a process that was killed while it wrote leaves what is none."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}
 
 
 @contextmanager

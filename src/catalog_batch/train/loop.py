@@ -25,6 +25,7 @@ from catalog_batch.train.reports import (
     EpochTotals,
     Evaluation,
     FitState,
+    Progress,
     epoch_report,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "FitSettings",
     "FitState",
     "Hooks",
+    "Progress",
     "evaluate",
     "fit",
     "in_one_process",
@@ -43,6 +45,9 @@ __all__ = [
 ]
 
 TensorFunction = Callable[[Tensor], Tensor]
+
+SECONDS_BETWEEN_TELLS = 2.0
+"""Least time between two calls of ``Hooks.on_progress``, except for an epoch's last."""
 
 STEPS_BETWEEN_LOOKS = 50
 """Steps on a GPU after which losses are looked at: each look waits until the GPU has caught up."""
@@ -104,6 +109,10 @@ def as_it_is(network: nn.Module, epoch: int) -> nn.Module:
     return network
 
 
+def untold(progress: Progress) -> None:
+    """Tell nobody how far an epoch is."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the loop calls on the way: what becomes of a batch, and how ranks add up."""
@@ -125,6 +134,9 @@ class Hooks:
 
     reduce_sum: TensorFunction = in_one_process
     """Returns a tensor's sum over the ranks."""
+
+    on_progress: Callable[[Progress], None] = untold
+    """Called between batches, every few seconds and after an epoch's last one."""
 
 
 def fit(
@@ -212,7 +224,7 @@ def train_epoch(
     plain = _plain(network)
     device = torch.device(settings.device)
     totals = torch.zeros(4, dtype=torch.float64, device=device)
-    timed = _TimedBatches(batches, recipe.accumulate_steps)
+    timed = _TimedBatches(batches, recipe.accumulate_steps, epoch, hooks.on_progress)
     watch = _LossWatch(recipe, epoch, 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS)
     for batch, is_step in timed:
         images, labels, weights = (tensor.to(device, non_blocking=True) for tensor in batch)
@@ -298,25 +310,37 @@ def _add_to_step(
 
 
 class _TimedBatches:
-    """Iterate over batches and whether a step follows each, and measure the wait for them.
+    """Iterate over batches and whether a step follows each; measure the wait, tell the progress.
 
     One batch is asked for ahead: the last one of an epoch is always followed by a step, and ranks
     exchange their gradients while they are computed, so this must be known before.
     """
 
-    def __init__(self, batches: Iterable[Batch], batches_per_step: int) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        batches_per_step: int,
+        epoch: int,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
         self._batches = iter(batches)
         self._batches_per_step = batches_per_step
+        self._epoch = epoch
+        self._on_progress = on_progress
         self.seconds = 0.0
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[Batch, bool]]:
-        start = time.perf_counter()
+        start = told = time.perf_counter()
         number, upcoming = 0, self._next()
         while upcoming is not None:
             batch, upcoming = upcoming, self._next()
             number += 1
             yield batch, upcoming is None or number % self._batches_per_step == 0
+            now = time.perf_counter()
+            if upcoming is None or now - told >= SECONDS_BETWEEN_TELLS:
+                told = now
+                self._on_progress(Progress(self._epoch, number, now - start, self.wait_seconds))
         self.seconds = time.perf_counter() - start
 
     def _next(self) -> Batch | None:

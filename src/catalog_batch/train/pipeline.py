@@ -3,9 +3,11 @@
 import logging
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from catalog_batch import ledger
@@ -15,14 +17,15 @@ from catalog_batch.evaluate.judgement import Judgement
 from catalog_batch.evaluate.rows import EVALUATION_TABLES, evaluation_rows
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import check_bundle
+from catalog_batch.modeling.manifest import SPEC
 from catalog_batch.models_table import TABLE as MODELS
 from catalog_batch.models_table import held_aliases, publish_models
 from catalog_batch.registry import NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
-from catalog_batch.train.events import OnEvent
+from catalog_batch.train.events import PASSING, OnEvent
 from catalog_batch.train.run_report import write_run_report
-from catalog_batch.train.tracking import Tracker
+from catalog_batch.train.tracking.trackers import Trackers, open_trackers
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 
 JOB = "train"
@@ -54,7 +57,8 @@ def train_and_register(
         version: Of the training table; None takes the newest.
         training_run: Name of a training run to go on with, or to find finished; a new one unless
             given.
-        on_event: Called for each epoch.
+        on_event: Called from a thread for each epoch and each step worth telling
+            (``train.events``).
         clock: Tells until when the table's files are leased, UTC.
 
     Raises:
@@ -69,26 +73,27 @@ def train_and_register(
         )
     require_tables(settings.warehouse)
     lease_hours = settings.maintenance.lease_hours
-    with held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew:
-        trained = _tracked(
-            settings,
+    commit = git_commit()
+    with (
+        held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew,
+        _tracked(settings, name, commit) as trackers,
+    ):
+        trained = train_classifier(
+            f"{settings.warehouse}/{TABLE}",
+            version,
+            settings.train,
+            settings.runs_folder,
             name,
-            lambda tell: train_classifier(
-                f"{settings.warehouse}/{TABLE}",
-                version,
-                settings.train,
-                settings.runs_folder,
-                name,
-                git_commit(),
-                run.started_at.isoformat(),
-                tell,
-            ),
-            _renewing(renew, on_event),
+            commit,
+            run.started_at.isoformat(),
+            _telling(renew, trackers, on_event),
         )
         registry = Registry(settings.registry_folder)
         model, is_new = _registered(settings, registry, name, trained)
         is_new |= publish_evaluation(settings.warehouse, model, trained.judgement)
         report = _reported(settings, registry, model, trained)
+        trackers.log_artefacts([Path(report), trained.bundle_folder / SPEC])
+        trackers.end(trained.metrics)
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
     run.rows_in = run.rows_out = trained.history[-1].train_rows
     run.table_versions = {TABLE: trained.snapshot_version}
@@ -185,31 +190,23 @@ def _tags(name: str, trained: TrainedModel) -> dict[str, str]:
     }
 
 
-def _renewing(renew: Callable[[], None], on_event: OnEvent) -> OnEvent:
+def _telling(renew: Callable[[], None], trackers: Trackers, on_event: OnEvent) -> OnEvent:
+    """Renew the lease with what happens once an epoch, and tell the trackers and the caller."""
+
     def tell(event: dict[str, Any]) -> None:
-        renew()
+        if event["event"] not in PASSING:
+            renew()
+        trackers.log_event(event)
         on_event(event)
 
     return tell
 
 
-def _tracked(
-    settings: Settings,
-    name: str,
-    train: Callable[[OnEvent], TrainedModel],
-    on_event: OnEvent,
-) -> TrainedModel:
-    """Train with the run's settings and curves going to MLflow as well."""
-    tracker = Tracker(settings.registry_folder, name, settings.train.model_dump())
-
-    def tell(event: dict[str, Any]) -> None:
-        tracker.log_event(event)
-        on_event(event)
-
+@contextmanager
+def _tracked(settings: Settings, name: str, commit: str) -> Iterator[Trackers]:
+    """Open the run's trackers; a run that is not ended in the block has failed."""
+    trackers = open_trackers(settings, name, commit)
     try:
-        trained = train(tell)
-    except BaseException:
-        tracker.end({}, succeeded=False)
-        raise
-    tracker.end(trained.metrics)
-    return trained
+        yield trackers
+    finally:
+        trackers.end({}, succeeded=False)

@@ -24,6 +24,19 @@ class EpochTotals:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a training epoch has come; the times are this rank's, from the epoch's beginning."""
+
+    epoch: int
+    batches: int
+    """Batches of this rank that are done."""
+
+    seconds: float
+    wait_seconds: float
+    """Of ``seconds``, those spent waiting for batches."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Loss and confusion matrix over all rows of all ranks."""
 

@@ -44,8 +44,11 @@ MAY_CHANGE = {
     "reader_threads",
     "decode_threads",
     "stall_seconds",
+    "trackers",
+    "mlflow_uri",
+    "wandb_mode",
 }
-"""Settings of where a run happens: another machine may finish it."""
+"""Settings of where a run happens and is followed: another machine may finish it."""
 
 
 @dataclass(frozen=True)

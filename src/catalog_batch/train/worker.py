@@ -23,7 +23,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.sheet import augmentation_sheet
 from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.loop import FitSettings, Hooks, fit
+from catalog_batch.train.loop import FitSettings, Hooks, fit, untold
 from catalog_batch.train.losses import balanced_class_weights
 from catalog_batch.train.predicting import gathered, predict
 from catalog_batch.train.ranks import Rank, reduce_sum
@@ -31,6 +31,7 @@ from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
 from catalog_batch.train.recipe import Recipe, RecipeSettings
 from catalog_batch.train.reports import EpochReport, FitState
 from catalog_batch.train.snapshot import Snapshot
+from catalog_batch.train.telling import Teller
 
 UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 GOLDEN_IMAGES = 16
@@ -88,7 +89,8 @@ def _agree_on_checkpoint(run_folder: Path, rank: Rank) -> Path | None:
             events.emit(run_folder, "checkpoint_refused", checkpoint=folder, problem=problem)
         if newest is not None:
             name = newest.name
-            events.emit(run_folder, "resumed", checkpoint=name)
+            epoch = checkpoints.read_state(newest).epoch
+            events.emit(run_folder, "resumed", checkpoint=name, epoch=epoch)
     name = ray.train.collective.broadcast_from_rank_zero(name)
     return run_folder / name if name else None
 
@@ -126,6 +128,14 @@ class _Run:
         """Run the epochs that are left."""
         if self.rank.leads and self.state.epoch == 0:
             self._write_sheet()
+            snapshot = self.reader.snapshot
+            events.emit(
+                self.folder,
+                "started",
+                table=snapshot.table_uri,
+                table_version=snapshot.version,
+                sheet=SHEET,
+            )
         seed = self.settings.seed + 1_000_003 * self.rank.rank
         fit(
             self.plain,
@@ -147,10 +157,17 @@ class _Run:
                 set_mode=self.freezing.set_mode,
                 in_parallel=self._in_parallel,
                 reduce_sum=reduce_sum,
+                on_progress=self._teller().tell if self.rank.leads else untold,
             ),
             self.state,
             self._after_epoch,
         )
+
+    def _teller(self) -> Teller:
+        snapshot, settings = self.reader.snapshot, self.settings
+        batches = snapshot.steps("train", self.rank.world_size, settings.batch_size)
+        rows = snapshot.rows("train")
+        return Teller(self.folder, settings.epochs, rows, batches, self.rank.device)
 
     def _write_sheet(self) -> None:
         """Show what augmentation makes of the first training pictures."""
