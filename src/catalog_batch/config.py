@@ -226,6 +226,11 @@ class TrainSettings(_Section):
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: a row counts by the inverse of its class's share of the training rows."""
 
+    sampling: Literal["natural", "balanced"] = "natural"
+    """``balanced``: an epoch has as many rows as otherwise, and as many of each class: rows of rare
+    classes are repeated, most of frequent ones left out, others each epoch. Instead of
+    ``class_weights``, for classes so rare that a batch seldom has one."""
+
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay, a step, of the averaged weights that are evaluated and kept; 0 averages nothing."""
 

@@ -289,6 +289,7 @@ def test_a_step_that_overflows_leaves_the_weights_and_the_next_run_goes_on_with_
     ("changes", "match"),
     [
         ({"precision": "fp16"}, "is for GPUs, and this run trains on 'cpu'.*'bf16'"),
+        ({"warmup_epochs": 2.5, "epochs": 2}, "warmup_epochs is 2.5 and epochs 2.*1 is usual"),
         ({"schedule": "one_cycle", "warmup_epochs": 0.5}, "warmup_epochs is 0.5.*'cosine'"),
         ({"optimizer": "lion"}, "'adam', 'adamw' or 'sgd'"),
     ],

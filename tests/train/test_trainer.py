@@ -19,6 +19,7 @@ from torch import nn
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import (
+    BadInputError,
     CatalogBatchError,
     ConfigError,
     MissingTableError,
@@ -283,6 +284,18 @@ def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(
         ({"device": "gpu"}, ConfigError, "train.device is 'gpu' and there are 0 GPUs"),
         ({"architecture": "resnet0"}, ValueError, "resnet0"),
         ({"weights": "nowhere.pth"}, ValueError, "nowhere.pth"),
+        ({"unfreeze_every": 2}, BadInputError, "unfreeze_every is 2.*freeze to 'backbone'"),
+        (
+            {"mixing": "cutmix", "batch_size": 1},
+            BadInputError,
+            "mixing is 'cutmix' and batch_size is 1.*Set batch_size to 2",
+        ),
+        (
+            {"sampling": "balanced", "class_weights": "balanced"},
+            BadInputError,
+            "sampling and class_weights are both 'balanced'.*Set one",
+        ),
+        ({"warmup_epochs": 2}, BadInputError, "warmup_epochs is 2 and epochs 2.*less than epochs"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_ray_starts(

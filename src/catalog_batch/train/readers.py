@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -27,6 +28,7 @@ from catalog_batch.modeling.networks import default_preprocessing
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
 from catalog_batch.train.loop import Batch
 from catalog_batch.train.prefetch import prefetched
+from catalog_batch.train.sampling import balanced, balanced_quotas
 from catalog_batch.train.snapshot import Snapshot
 
 # Petastorm reads through pyarrow's legacy dataset: hundreds of lines per epoch that say only that.
@@ -59,6 +61,10 @@ class ShardReader:
     def training(self, epoch: int) -> Batches:
         """Yield the shuffled training batches of an epoch; the order depends on seed and epoch.
 
+        With ``sampling = "balanced"`` an epoch has as many rows as otherwise, on each rank too,
+        and over all ranks as many of each class: rows of frequent classes are left out, other
+        ones each epoch, those of rare ones repeated (``sampling.balanced_quotas``).
+
         Raises:
             TrainingDataError: For an undecodable image, or a file that vanished or is damaged.
             ReconciliationError: When Petastorm handed over more or fewer rows than the shard has.
@@ -66,8 +72,10 @@ class ShardReader:
         """
         seed = epoch_seed(self.settings.seed, epoch)
         draw = random.Random(epoch_seed(seed, self.rank))
-        rows = shuffled(self._rows("train", seed), self.settings.shuffle_rows, draw)
-        return self._batches("train", rows)
+        rows = self._rows("train", seed)
+        if self.settings.sampling == "balanced":
+            rows = self._balanced(rows, draw)
+        return self._batches("train", shuffled(rows, self.settings.shuffle_rows, draw))
 
     def evaluation(self, split: str, image_ids: list[str] | None = None) -> Batches:
         """Yield a split's batches in the table's order; raises what ``training`` raises.
@@ -94,8 +102,23 @@ class ShardReader:
         return prefetched(batches, self.settings.stall_seconds, f"the {split} split")
 
     def _examples(self, rows: Rows) -> Examples:
-        labels = {category: label for label, (category, _) in enumerate(self.snapshot.classes)}
-        return decoded(rows, self.preprocessing.decode, labels, self.settings.decode_threads)
+        threads = self.settings.decode_threads
+        return decoded(rows, self.preprocessing.decode, self._labels, threads)
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {category: label for label, (category, _) in enumerate(self.snapshot.classes)}
+
+    @cached_property
+    def _class_rows(self) -> tuple[list[int], list[int]]:
+        """Count this rank's training rows of each class, and those to take in a balanced epoch."""
+        counts = self.snapshot.class_rows_of_shards(self.world_size)
+        return counts[self.rank].tolist(), balanced_quotas(counts)[self.rank].tolist()
+
+    def _balanced(self, rows: Rows, draw: random.Random) -> Rows:
+        labelled = ((row, self._labels[str(row[2])]) for row in rows)
+        with closing(rows):
+            yield from balanced(labelled, *self._class_rows, draw)
 
     def _rows(self, split: str, seed: int | None) -> Rows:
         expected = self.snapshot.rows_of_shard(split, self.rank, self.world_size)

@@ -249,7 +249,8 @@ def refuse_unfit(settings: RecipeSettings, device_type: str) -> None:
     """Check that the settings go together, and with the device.
 
     Raises:
-        BadInputError: For ``fp16`` elsewhere than on a GPU, and ``one_cycle`` with a warm-up.
+        BadInputError: For ``fp16`` elsewhere than on a GPU, ``one_cycle`` with a warm-up, and a
+            warm-up that never ends.
     """
     if settings.precision == "fp16" and device_type != "cuda":
         raise BadInputError(
@@ -260,6 +261,11 @@ def refuse_unfit(settings: RecipeSettings, device_type: str) -> None:
         raise BadInputError(
             f"schedule = 'one_cycle' has a warm-up of its own, and warmup_epochs is "
             f"{settings.warmup_epochs:g}. Set warmup_epochs to 0, or take 'cosine'."
+        )
+    if settings.warmup_epochs >= settings.epochs:
+        raise BadInputError(
+            f"warmup_epochs is {settings.warmup_epochs:g} and epochs {settings.epochs}: the rate "
+            "would rise to the end. Set warmup_epochs to less than epochs; 1 is usual."
         )
 
 
