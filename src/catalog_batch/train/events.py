@@ -18,7 +18,8 @@ EVENTS = "events.jsonl"
 POLL_SECONDS = 0.2
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Gets ``{"event": NAME, ...}``: ``resumed``, ``checkpoint_refused``, ``epoch``, ``evaluated``."""
+"""Gets ``{"event": NAME, ...}``: ``resumed``, ``checkpoint_refused``, ``epoch_begun_anew``,
+``features`` (kept or not), ``checkpoint`` (within an epoch), ``epoch``, ``evaluated``."""
 
 
 def emit(run_folder: Path, event: str, **values: Any) -> None:

@@ -161,14 +161,15 @@ class Recipe:
         """The network that is evaluated and kept: the averaged one if there is one."""
         return self._network if self._average is None else self._average.module
 
-    def begin_epoch(self, epoch: int, losses: Iterable[float] = ()) -> None:
+    def begin_epoch(self, epoch: int, losses: Iterable[float] = (), batches: int = 0) -> None:
         """Go to an epoch's place in the schedule.
 
         Args:
             epoch: From 0.
             losses: Validation losses of the epochs before, which ``plateau`` looks at.
+            batches: Done of the epoch already, in whole steps.
         """
-        self._step = epoch * self._steps_per_epoch
+        self._step = epoch * self._steps_per_epoch + batches // self._settings.accumulate_steps
         self._cut = plateau_factor(losses) if self._settings.schedule == "plateau" else 1.0
         self._mass = None
         self._set_rates()

@@ -41,9 +41,11 @@ MAY_CHANGE = {
     "cpus_per_worker",
     "device",
     "max_failures",
+    "checkpoint_minutes",
     "reader_threads",
     "decode_threads",
     "stall_seconds",
+    "watchdog_minutes",
 }
 """Settings of where a run happens: another machine may finish it."""
 
