@@ -233,6 +233,11 @@ class TrainSettings(_Section):
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: a row counts by the inverse of its class's share of the training rows."""
 
+    sampling: Literal["natural", "balanced"] = "natural"
+    """``balanced``: an epoch has as many rows as otherwise, and as many of each class: rows of rare
+    classes are repeated, most of frequent ones left out, others each epoch. Instead of
+    ``class_weights``, for classes so rare that a batch seldom has one."""
+
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay, a step, of the averaged weights that are evaluated and kept; 0 averages nothing."""
 
@@ -278,6 +283,10 @@ class TrainSettings(_Section):
     max_failures: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint before a run is given up."""
 
+    checkpoint_minutes: float = Field(default=15, ge=0)
+    """Minutes between checkpoints within an epoch; 0 saves at the end of epochs alone. A run
+    goes on from one as if it had not stopped, with one reader thread and as many workers."""
+
     reader_threads: int = Field(default=1, ge=1, le=64)
     """Petastorm threads reading row groups in a worker; more than 1 hide a slow storage's delay
     and give up the repeatable order of rows."""
@@ -285,11 +294,21 @@ class TrainSettings(_Section):
     decode_threads: int = Field(default=2, ge=1, le=64)
     """Threads decoding JPEGs in a worker."""
 
+    features_gib: float = Field(default=8, ge=0)
+    """Most GiB, of all workers together, on the disk of the run's folder for what a fixed backbone
+    makes of the pictures. With ``freeze = "backbone"`` and without unfreezing, augmentation and
+    mixing they are computed once a run; 0 computes them each epoch."""
+
     shuffle_rows: int = Field(default=1024, ge=1)
     """Rows held in memory to be drawn from at random, on top of the shuffled row groups."""
 
     stall_seconds: float = Field(default=300, gt=0)
     """Longest wait for a batch before the run fails with an error instead of hanging."""
+
+    watchdog_minutes: float = Field(default=60, ge=0)
+    """Longest time in which a Ray worker takes no batch, whatever it hangs in, before it is ended
+    and the run goes on from its last checkpoint; 0 waits for ever. More than a download of weights,
+    compiling the network and writing a checkpoint take."""
 
     trackers: Annotated[
         tuple[Literal["mlflow", "tensorboard", "wandb"], ...], BeforeValidator(_split_at_commas)

@@ -1,3 +1,4 @@
+import copy
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,13 +18,14 @@ from catalog_batch.train.loop import (
     FitSettings,
     FitState,
     Hooks,
+    PartialEpoch,
     Progress,
     evaluate,
     fit,
     in_one_process,
     train_epoch,
 )
-from catalog_batch.train.recipe import Recipe, RecipeSettings
+from catalog_batch.train.recipe import Recipe, RecipeSettings, RecipeState
 
 torch.set_num_threads(1)
 
@@ -93,7 +95,7 @@ def run_fit(
     return fit(
         network,
         recipe,
-        lambda epoch: [batch_of(5, seed=epoch), batch_of(3, seed=epoch + 50)],
+        lambda epoch, first: [batch_of(5, seed=epoch), batch_of(3, seed=epoch + 50)],
         validation,
         settings,
         Hooks(normalise, build_augmentation("article", seed=5)),
@@ -203,7 +205,7 @@ def test_training_stops_after_patience_and_flags_the_best_epoch() -> None:
     state = fit(
         network,
         Recipe(network, RecipeSettings(learning_rate=1e-2), 1),
-        lambda epoch: [batch],
+        lambda epoch, first: [batch],
         lambda: [batch._replace(labels=torch.full((8,), next(labels)))],
         replace(SETTINGS, epochs=20, patience=2),
         HOOKS,
@@ -224,6 +226,60 @@ def test_a_run_resumed_from_json_continues_the_same_history() -> None:
     resumed = run_fit(state=state, network=network, recipe=recipe)
     assert losses(resumed) == losses(undisturbed)
     assert [report.epoch for report in resumed.history] == [0, 1, 2]
+
+
+def test_within_an_epoch_dropout_and_augmentation_go_on_as_if_nothing_had_happened() -> None:
+    undisturbed = run_fit()
+    network = small_network(dropout=0.5)
+    recipe = Recipe(network, SGD, 2)
+    kept: list[tuple[FitState, nn.Module, RecipeState]] = []
+
+    def batches(epoch: int, first: int) -> list[Batch]:
+        return [batch_of(5, seed=epoch), batch_of(3, seed=epoch + 50)][first:]
+
+    def run(network: nn.Module, recipe: Recipe, state: FitState | None) -> FitState:
+        return fit(
+            network,
+            recipe,
+            batches,
+            lambda: [batch_of(6, seed=7)],
+            SETTINGS,
+            Hooks(normalise, build_augmentation("article", seed=5), is_due=lambda: True),
+            state,
+            on_partial=lambda state: kept.append(copy.deepcopy((state, network, recipe.state()))),
+        )
+
+    assert losses(run(network, recipe, None)) == losses(undisturbed)
+    state, network, recipe_state = kept[1]
+    assert state.partial is not None
+    assert (state.epoch, state.partial.batches, state.partial.totals[0][3]) == (1, 1, 5)
+    state = FitState.from_json(json.loads(json.dumps(state.to_json())))
+    assert state == kept[1][0]
+    recipe = Recipe(network, SGD, 2)
+    recipe.restore(recipe_state)
+    torch.rand(3)
+    assert losses(run(network, recipe, state)) == losses(undisturbed)
+
+
+def test_a_state_of_two_ranks_keeps_the_totals_of_each() -> None:
+    saved: list[PartialEpoch] = []
+    other = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 2.0, 1.0, 2.0]], dtype=torch.float64)
+
+    def sum_over_ranks(tensor: Tensor) -> Tensor:
+        return tensor + other if tensor.shape == other.shape else tensor
+
+    network = small_network()
+    train_epoch(
+        network,
+        Recipe(network, SGD, 2),
+        [batch_of(4), batch_of(4)],
+        replace(SETTINGS, world_size=2),
+        Hooks(normalise, reduce_sum=sum_over_ranks, is_due=lambda: True),
+        save=saved.append,
+    )
+    [partial] = saved
+    assert partial.totals[1] == (3.0, 2.0, 1.0, 2.0)
+    assert (partial.batches, partial.totals[0][1], partial.totals[0][3]) == (1, 4.0, 4.0)
 
 
 def test_a_run_that_had_stopped_does_nothing_when_resumed() -> None:

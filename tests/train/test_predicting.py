@@ -63,7 +63,8 @@ def test_the_leading_rank_gets_all_rows_after_the_barrier_and_leaves_no_share(
         for start in (0, 1)
     )
     # What a killed attempt left behind must not be taken for this one's.
-    gathered(predictions_of([], [], whole.category_paths), tmp_path, 1, 2, lambda: None)
+    for rank in (1, 5):
+        gathered(predictions_of([], [], whole.category_paths), tmp_path, rank, 6, lambda: None)
 
     def other_rank_arrives() -> None:
         assert gathered(second, tmp_path, 1, 2, lambda: None) is None

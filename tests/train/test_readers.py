@@ -93,6 +93,19 @@ def test_the_order_depends_on_the_epoch_and_repeats_with_the_seed(training_table
     assert order(0, seed=17) != order(0, seed=18)
 
 
+@pytest.mark.parametrize("sampling", ["natural", "balanced"])
+def test_an_epoch_goes_on_at_any_batch_as_it_would_have(
+    training_table: Path, sampling: str
+) -> None:
+    reader = reader_of(training_table, 1, 2, sampling=sampling)
+    whole = list(reader.training(1))
+    assert int(whole[3].weights.sum()) == 0
+    for first in (1, 3, 4):
+        rest = list(reader.training(1, first))
+        for one, other in zip(rest, whole[first:], strict=True):
+            assert all(map(torch.equal, one, other))
+
+
 def test_evaluation_keeps_the_tables_order(training_table: Path) -> None:
     reader = reader_of(training_table)
     batches = list(reader.evaluation("validation"))

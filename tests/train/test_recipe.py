@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.augmentation import Augmentation
+from catalog_batch.modeling.mixing import Mixing
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.train import checkpoints
 from catalog_batch.train.loop import (
@@ -240,7 +241,7 @@ def test_fit_evaluates_the_averaged_weights() -> None:
     state = fit(
         network,
         recipe,
-        lambda epoch: [batch_of(4, 1), batch_of(4, 2)],
+        lambda epoch, first: [batch_of(4, 1), batch_of(4, 2)],
         lambda: validation,
         replace(SETTINGS, epochs=1),
         HOOKS,
@@ -289,6 +290,7 @@ def test_a_step_that_overflows_leaves_the_weights_and_the_next_run_goes_on_with_
     ("changes", "match"),
     [
         ({"precision": "fp16"}, "is for GPUs, and this run trains on 'cpu'.*'bf16'"),
+        ({"warmup_epochs": 2.5, "epochs": 2}, "warmup_epochs is 2.5 and epochs 2.*1 is usual"),
         ({"schedule": "one_cycle", "warmup_epochs": 0.5}, "warmup_epochs is 0.5.*'cosine'"),
         ({"optimizer": "lion"}, "'adam', 'adamw' or 'sgd'"),
     ],
@@ -332,16 +334,18 @@ class Run:
         self,
         state: FitState | None = None,
         on_epoch: Callable[[EpochReport, FitState], None] = lambda report, state: None,
+        on_partial: Callable[[FitState], None] = lambda state: None,
     ) -> FitState:
         return fit(
             self.network,
             self.recipe,
-            lambda epoch: [batch_of(4, 10 * epoch + place) for place in range(3)],
+            lambda epoch, first: [batch_of(4, 10 * epoch + place) for place in range(first, 3)],
             lambda: [batch_of(6, seed=7)],
             replace(SETTINGS, epochs=4, patience=9),
-            HOOKS,
+            replace(HOOKS, is_due=lambda: True),
             state,
             on_epoch,
+            on_partial,
         )
 
     def write(self, folder: Path, state: FitState) -> None:
@@ -379,6 +383,30 @@ def test_a_resumed_run_repeats_an_undisturbed_one_exactly(tmp_path: Path, schedu
             assert torch.equal(tensor, second.state_dict()[name]), (module, name)
 
 
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_a_run_resumed_within_an_epoch_repeats_an_undisturbed_one_exactly(
+    tmp_path: Path, accumulate_steps: int
+) -> None:
+    settings = replace(RESUMED, accumulate_steps=accumulate_steps)
+    undisturbed, resumed = Run(settings), Run(settings)
+    saved = []
+
+    def save(state: FitState) -> None:
+        assert state.partial is not None
+        saved.append((state.epoch, state.partial.batches))
+        undisturbed.write(tmp_path / f"{state.epoch}-{state.partial.batches}", state)
+
+    whole = undisturbed.fit(on_partial=save)
+    # Three batches an epoch: never after the last, and only after whole steps.
+    each = [2] if accumulate_steps == 2 else [1, 2]
+    assert saved == [(epoch, batches) for epoch in range(4) for batches in each]
+    rest = resumed.fit(resumed.read(tmp_path / "1-2"))
+    assert figures(rest) == figures(whole)
+    assert [report.train_rows for report in rest.history] == [12, 12, 12, 12]
+    for name, tensor in undisturbed.recipe.evaluated.state_dict().items():
+        assert torch.equal(tensor, resumed.recipe.evaluated.state_dict()[name]), name
+
+
 def test_a_checkpoint_of_the_recipe_holds_tensors_and_json_alone(tmp_path: Path) -> None:
     run = Run()
     run.fit()
@@ -391,11 +419,13 @@ def test_a_checkpoint_of_the_recipe_holds_tensors_and_json_alone(tmp_path: Path)
 def test_mixed_batches_learn_their_probabilities() -> None:
     seen: list[tuple[int, ...]] = []
 
-    def both_halves(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(tuple(images.shape))
-        shares = functional.one_hot(labels, 3).float()
-        return (images + images.flip(0)) / 2, (shares + shares.flip(0)) / 2
+    class BothHalves(Mixing):
+        def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(tuple(images.shape))
+            shares = functional.one_hot(labels, 3).float()
+            return (images + images.flip(0)) / 2, (shares + shares.flip(0)) / 2
 
+    both_halves = BothHalves("none", 3, seed=1)
     network, batch = small_network(), batch_of(4)
     start = copy.deepcopy(network)
     totals = train_epoch(
@@ -419,7 +449,7 @@ def test_the_mode_is_set_on_the_plain_network_before_each_epoch() -> None:
     fit(
         network,
         Recipe(network, SGD, 1),
-        lambda epoch: [batch_of(4, epoch)],
+        lambda epoch, first: [batch_of(4, epoch)],
         lambda: [],
         replace(SETTINGS, epochs=2),
         Hooks(HOOKS.normalise, Augmentation(), set_mode=statistics_stay),

@@ -19,6 +19,7 @@ from torch import nn
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import (
+    BadInputError,
     CatalogBatchError,
     ConfigError,
     MissingTableError,
@@ -27,7 +28,8 @@ from catalog_batch.errors import (
 )
 from catalog_batch.evaluate.predictions import load_predictions
 from catalog_batch.modeling.bundle import load_bundle
-from catalog_batch.train import checkpoints
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.train import checkpoints, cluster, worker
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error
 from catalog_batch.train.recipe import make_optimizer
 from catalog_batch.train.reports import FitState
@@ -175,6 +177,63 @@ def test_a_killed_worker_costs_no_row_and_changes_no_result(
 
 
 @pytest.mark.end_to_end
+def test_a_worker_killed_within_an_epoch_costs_no_row_and_changes_no_result(
+    ray_run: RayRun, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+
+    def kill_a_worker_in_the_second_epoch(event: Event) -> None:
+        is_first = not any(told["event"] == "checkpoint" and told["epoch"] == 1 for told in events)
+        events.append(event)
+        if is_first and event["event"] == "checkpoint" and event["epoch"] == 1:
+            running = psutil.Process().children(recursive=True)
+            [worker, *_] = [p for p in running if "ray::RayTrainWo" in p.name()]
+            worker.kill()
+
+    table = ray_run.runs.parent / "training_examples"
+    on_event = kill_a_worker_in_the_second_epoch
+    changes = {"num_workers": 2, "checkpoint_minutes": 1e-6}
+    model = train(table, tmp_path, version=0, on_event=on_event, **changes)
+    assert "resumed" in [event["event"] for event in events]
+    assert [report.train_rows for report in model.history] == [48, 48]
+    assert [report.train_loss for report in model.history] == [
+        report.train_loss for report in ray_run.model.history
+    ]
+    assert model.metrics == ray_run.model.metrics
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("max_failures", [0, 1])
+def test_a_rank_that_hangs_is_ended_and_the_run_goes_on(
+    training_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_failures: int
+) -> None:
+    hung = tmp_path / "hung"
+
+    def hanging_once(config: dict[str, Any]) -> None:
+        import time
+
+        import ray.train
+
+        from catalog_batch.modeling.preprocessing import Preprocessing
+        from catalog_batch.train.worker import train_worker
+
+        if ray.train.get_context().get_world_rank() == 1 and not hung.exists():
+            hung.touch()
+            Preprocessing.normalise = lambda self, images: time.sleep(300)  # type: ignore
+        train_worker(config)
+
+    monkeypatch.setattr(cluster, "train_worker", hanging_once)
+    changes = {"num_workers": 2, "watchdog_minutes": 0.5, "max_failures": max_failures}
+    if max_failures:
+        model = train(training_table, tmp_path / "runs", **changes)
+        assert [report.train_rows for report in model.history] == [48, 48]
+    else:
+        with pytest.raises(CatalogBatchError, match=r"Rank 1 of 2 did nothing.*\(<lambda>\)"):
+            train(training_table, tmp_path / "runs", **changes)
+    assert (tmp_path / "runs" / "run-1" / "stalled.txt").is_file()
+
+
+@pytest.mark.end_to_end
 def test_an_undecodable_image_ends_a_run_on_two_workers_at_once(
     write_table: Write, make_rows: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
@@ -233,6 +292,74 @@ def test_a_run_that_was_cut_off_goes_on_from_its_last_epoch(
     assert resumed.metrics == model.metrics
 
 
+def test_a_probe_on_features_learns_what_the_network_does_and_decodes_once(
+    training_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, calls = Preprocessing.decode, list[int]()
+
+    def counted(self: Preprocessing, content: bytes) -> Any:
+        calls.append(1)
+        return decode(self, content)
+
+    monkeypatch.setattr(Preprocessing, "decode", counted)
+    told: list[Event] = []
+
+    def run(name: str, **changes: Any) -> tuple[TrainedModel, int]:
+        calls.clear()
+        fixed = {"freeze": "backbone", "augmentation": "none", "ema_decay": 0.5, "epochs": 3}
+        model = train(training_table, tmp_path / name, on_event=told.append, **fixed | changes)
+        return model, len(calls)
+
+    (slow, _), (fast, decoded), (_, at_least) = (
+        run("slow", features_gib=0),
+        run("fast"),
+        run("short", epochs=1),
+    )
+    kept = [event["kept"] for event in told if event["event"] == "features"]
+    assert kept == [False, True, True]
+    for one, other in zip(slow.history, fast.history, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+        assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
+        assert other.train_rows == one.train_rows == 48
+    assert fast.metrics["test_accuracy"] == slow.metrics["test_accuracy"]
+    assert decoded == at_least
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling": "balanced", "accumulate_steps": 2, "ema_decay": 0.5},
+        {"freeze": "backbone", "augmentation": "none"},
+    ],
+    ids=["network", "probe"],
+)
+def test_a_run_stopped_within_an_epoch_repeats_the_undisturbed_one(
+    training_table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    undisturbed = train(training_table, tmp_path / "undisturbed", **changes)
+    emit = worker.events.emit
+
+    def stop_in_the_second_epoch(folder: Path, event: str, **values: Any) -> None:
+        emit(folder, event, **values)
+        if (event, values.get("epoch"), values.get("batches")) == ("checkpoint", 1, 4):
+            raise OSError("disk full")
+
+    monkeypatch.setattr(worker.events, "emit", stop_in_the_second_epoch)
+    with pytest.raises((OSError, CatalogBatchError), match="disk full"):
+        train(training_table, tmp_path / "runs", checkpoint_minutes=1e-9, **changes)
+    monkeypatch.undo()
+    told: list[Event] = []
+    resumed = train(training_table, tmp_path / "runs", **changes, on_event=told.append)
+    assert told[0] == {"event": "resumed", "checkpoint": "checkpoint_000001_00000004"}
+    assert [(r.train_loss, r.validation_loss, r.train_rows) for r in resumed.history] == [
+        (r.train_loss, r.validation_loss, r.train_rows) for r in undisturbed.history
+    ]
+    assert resumed.metrics == undisturbed.metrics
+
+
 def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     local_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
@@ -283,6 +410,18 @@ def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(
         ({"device": "gpu"}, ConfigError, "train.device is 'gpu' and there are 0 GPUs"),
         ({"architecture": "resnet0"}, ValueError, "resnet0"),
         ({"weights": "nowhere.pth"}, ValueError, "nowhere.pth"),
+        ({"unfreeze_every": 2}, BadInputError, "unfreeze_every is 2.*freeze to 'backbone'"),
+        (
+            {"mixing": "cutmix", "batch_size": 1},
+            BadInputError,
+            "mixing is 'cutmix' and batch_size is 1.*Set batch_size to 2",
+        ),
+        (
+            {"sampling": "balanced", "class_weights": "balanced"},
+            BadInputError,
+            "sampling and class_weights are both 'balanced'.*Set one",
+        ),
+        ({"warmup_epochs": 2}, BadInputError, "warmup_epochs is 2 and epochs 2.*less than epochs"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_ray_starts(
@@ -305,6 +444,12 @@ def test_a_workers_error_comes_back_as_it_was_raised() -> None:
     wrapped = UserExceptionWithTraceback(refused, "Traceback ...")
     assert as_our_error(WorkerGroupError("failed", {0: lost, 1: wrapped})) is refused
     assert as_our_error(ControllerError(ControllerError(refused))) is refused
+
+
+def test_a_rank_that_hung_is_told_with_the_death_of_its_process() -> None:
+    error = UserExceptionWithTraceback(RuntimeError(), "The actor died")
+    ours = as_our_error(WorkerGroupError("failed", {1: error}), "Rank 1 of 2 did nothing. ")
+    assert "actor died. Rank 1 of 2 did nothing. The run's checkpoints stay" in str(ours)
 
 
 def test_a_foreign_error_of_a_worker_is_told_with_its_rank_and_last_line() -> None:

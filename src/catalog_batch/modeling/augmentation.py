@@ -33,9 +33,9 @@ class Augmentation:
         self._seed = seed
         self.begin_epoch(0)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Draw from here on what belongs to ``epoch``, whatever was drawn before."""
-        self._generator = epoch_generator(self._seed, epoch, AUGMENTATION)
+    def begin_epoch(self, epoch: int, batch: int = 0) -> None:
+        """Draw from here on what belongs to ``epoch`` from a batch of it on, from 0."""
+        self._generator = epoch_generator(self._seed, epoch, AUGMENTATION, batch)
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return changed copies of a batch, uint8 [N, H, W, 3] on the same device."""

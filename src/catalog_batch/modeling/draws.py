@@ -8,21 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AUGMENTATION, MIXING = 1, 2
+AUGMENTATION, MIXING, DROPOUT = 1, 2, 3
 """Purposes of draws: what one of them draws does not depend on the other's."""
 
 
-def epoch_generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
+def epoch_generator(seed: int, epoch: int, purpose: int, batch: int = 0) -> torch.Generator:
     """Return a generator on the CPU, so that a seed draws the same for every device.
 
     Args:
         seed: At least 0; give each rank its own.
         epoch: At least 0: a resumed run draws what an undisturbed one does.
-        purpose: ``AUGMENTATION`` or ``MIXING``.
+        purpose: ``AUGMENTATION``, ``MIXING`` or ``DROPOUT``.
+        batch: Of the epoch, from 0: a run resumed in between needs no generator's state.
     """
+    return torch.Generator().manual_seed(mixed_seed(seed, epoch, purpose, batch))
+
+
+def mixed_seed(seed: int, epoch: int, purpose: int, batch: int = 0) -> int:
+    """Return one seed of 32 bits for what ``epoch_generator`` takes."""
     # A generator's start takes 32 bits of a seed alone: mixed first, neighbours do not collide.
-    mixed = np.random.SeedSequence([seed, epoch, purpose]).generate_state(1)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    return int(np.random.SeedSequence([seed, epoch, purpose, batch]).generate_state(1)[0])
 
 
 @contextmanager

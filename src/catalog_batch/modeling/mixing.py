@@ -44,9 +44,9 @@ class Mixing:
         self._seed = seed
         self.begin_epoch(0)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Draw from here on what belongs to ``epoch``, whatever was drawn before."""
-        self._generator = epoch_generator(self._seed, epoch, MIXING)
+    def begin_epoch(self, epoch: int, batch: int = 0) -> None:
+        """Draw from here on what belongs to ``epoch`` from a batch of it on, from 0."""
+        self._generator = epoch_generator(self._seed, epoch, MIXING, batch)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a batch with itself.

@@ -134,8 +134,12 @@ def newest_whole(run_folder: Path) -> tuple[Path | None, dict[str, str]]:
     found = {path: damage(path) for path in _checkpoints(run_folder)}
     whole = [path for path, problem in found.items() if not problem]
     damaged = {path.name: problem for path, problem in found.items() if problem}
-    newest = max(whole, key=lambda path: (is_final(path), read_state(path).epoch), default=None)
-    return newest, damaged
+    return max(whole, key=_progress, default=None), damaged
+
+
+def _progress(folder: Path) -> tuple[bool, int, int]:
+    state = read_state(folder)
+    return is_final(folder), state.epoch, state.partial.batches if state.partial else 0
 
 
 def begin(run_folder: Path) -> Path:

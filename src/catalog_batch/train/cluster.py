@@ -29,9 +29,13 @@ from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
 from catalog_batch.train import checkpoints
 from catalog_batch.train.rendezvous import RENDEZVOUS, FileTorchConfig
 from catalog_batch.train.snapshot import Snapshot
+from catalog_batch.train.watchdog import STALLED
 from catalog_batch.train.worker import train_worker
 
 LOOPBACK = "127.0.0.1"
+
+COLLECTIVE_TIMEOUT = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
+"""Variable that Ray hands on to its controller and workers."""
 
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory Ray takes; it would take 30% of the machine, and batches do not pass through it."""
@@ -85,10 +89,30 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
                 callbacks=[StopOnBadInput()],
             ),
         )
+        stalled = run_folder / STALLED
+        stalled.unlink(missing_ok=True)
         try:
-            trainer.fit()
+            with _collective_timeout(60 * settings.watchdog_minutes):
+                trainer.fit()
         except TrainingFailedError as error:
-            raise as_our_error(error) from error
+            raise as_our_error(error, _text(stalled)) from error
+
+
+@contextmanager
+def _collective_timeout(seconds: float) -> Iterator[None]:
+    """Let a rank wait so long for others in Ray's own barriers, where it would wait for ever."""
+    before = os.environ.get(COLLECTIVE_TIMEOUT)
+    if seconds and before is None:
+        os.environ[COLLECTIVE_TIMEOUT] = str(seconds)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(COLLECTIVE_TIMEOUT, None)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 @contextmanager
@@ -174,8 +198,13 @@ def _scaling(settings: TrainSettings, use_gpu: bool) -> ScalingConfig:
     )
 
 
-def as_our_error(error: TrainingFailedError) -> CatalogBatchError:
-    """Find our error in a failure of Ray Train, a refusal first, or describe a foreign one."""
+def as_our_error(error: TrainingFailedError, stalled: str = "") -> CatalogBatchError:
+    """Find our error in a failure of Ray Train, a refusal first, or describe a foreign one.
+
+    Args:
+        error: Of the run's last attempt.
+        stalled: What ranks' watchdogs left, in this attempt or one before.
+    """
     failures = getattr(error, "worker_failures", None) or {0: error}
     found = [ours for failure in failures.values() if (ours := _ours(failure)) is not None]
     if found:
@@ -183,8 +212,8 @@ def as_our_error(error: TrainingFailedError) -> CatalogBatchError:
         return next((ours for ours in found if isinstance(ours, BadInputError)), found[0])
     first = next(iter(failures.values()))
     return CatalogBatchError(
-        f"Training failed on ranks {sorted(failures)}: {_last_line(first)}. The run's checkpoints "
-        "stay: run again with the same run id to go on from the last."
+        f"Training failed on ranks {sorted(failures)}: {_last_line(first)}. {stalled}The run's "
+        "checkpoints stay: run again with the same run id to go on from the last."
     )
 
 

@@ -20,8 +20,9 @@ POLL_SECONDS = 0.2
 OnEvent = Callable[[dict[str, Any]], None]
 """Gets ``{"event": NAME, ...}``.
 
-``started``, ``resumed``, ``checkpoint_refused``, ``epoch`` and ``evaluated`` say where a run is;
-``progress`` how far within an epoch, every few seconds; ``system`` what the machine does.
+``started``, ``resumed``, ``checkpoint_refused``, ``epoch_begun_anew``, ``features`` (kept or not),
+``checkpoint`` (within an epoch), ``epoch`` and ``evaluated`` say where a run is; ``progress`` how
+far within an epoch, every few seconds; ``system`` what the machine does.
 """
 
 PASSING = ("progress", "system")

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalog_batch.errors import CatalogBatchError
 from catalog_batch.modeling.augmentation import Augmentation
+from catalog_batch.modeling.draws import DROPOUT, mixed_seed
 from catalog_batch.modeling.mixing import Mixing
 from catalog_batch.train.losses import Loss, split_outputs
 from catalog_batch.train.recipe import Recipe
@@ -25,6 +26,7 @@ from catalog_batch.train.reports import (
     EpochTotals,
     Evaluation,
     FitState,
+    PartialEpoch,
     Progress,
     epoch_report,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "FitSettings",
     "FitState",
     "Hooks",
+    "PartialEpoch",
     "Progress",
     "evaluate",
     "fit",
@@ -62,7 +65,7 @@ class Batch(NamedTuple):
     """
 
     images: Tensor
-    """uint8 [N, H, W, 3]."""
+    """uint8 [N, H, W, 3]; features, float32 [N, ...], where a backbone's were computed before."""
 
     labels: Tensor
     """int64 [N], class indices."""
@@ -87,11 +90,14 @@ class FitSettings:
     device: str = "cpu"
     """Where the network already is and the batches go: ``cpu``, ``cuda`` or ``cuda:1``."""
 
+    rank: int = 0
+    """This one, from 0."""
+
     world_size: int = 1
     """Ranks that train together."""
 
     seed: int = 17
-    """Of dropout, drawn anew for each epoch; give each rank its own."""
+    """Of dropout, drawn anew for each batch; give each rank its own."""
 
 
 def in_one_process(tensor: Tensor) -> Tensor:
@@ -111,6 +117,11 @@ def as_it_is(network: nn.Module, epoch: int) -> nn.Module:
 
 def untold(progress: Progress) -> None:
     """Tell nobody how far an epoch is."""
+
+
+def never() -> bool:
+    """Return False: a state is worth saving at the end of an epoch alone."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -138,33 +149,41 @@ class Hooks:
     on_progress: Callable[[Progress], None] = untold
     """Called between batches, every few seconds and after an epoch's last one."""
 
+    is_due: Callable[[], bool] = never
+    """Asked after each step but an epoch's last: whether to save the state now. All ranks must
+    answer the same."""
+
 
 def fit(
     network: nn.Module,
     recipe: Recipe,
-    training: Callable[[int], Iterable[Batch]],
+    training: Callable[[int, int], Iterable[Batch]],
     validation: Callable[[], Iterable[Batch]],
     settings: FitSettings,
     hooks: Hooks,
     state: FitState | None = None,
     on_epoch: Callable[[EpochReport, FitState], None] = lambda report, state: None,
+    on_partial: Callable[[FitState], None] = lambda state: None,
 ) -> FitState:
     """Train until the epochs are used up or the validation loss stops falling.
 
     Every rank decides from the same reduced figures, so all stop after the same epoch. Each
-    epoch seeds dropout (torch's global generator) and augmentation anew, so that a resumed run
-    draws what an undisturbed one does. Without validation rows the training loss and accuracy
-    stand in for the validation ones, and ``validation_rows`` is 0.
+    batch seeds dropout (torch's global generator) and augmentation anew, so that a resumed run
+    draws what an undisturbed one does, within an epoch too. Without validation rows the training
+    loss and accuracy stand in for the validation ones, and ``validation_rows`` is 0.
 
     Args:
         network: On ``settings.device``, without a wrapper for data parallelism.
         recipe: Over this network; its averaged weights, if any, are those evaluated.
-        training: Gives an epoch's batches; called with the epoch's number.
+        training: Gives an epoch's batches; called with the epoch's number and that of the first
+            batch to give, which is not 0 when a state is resumed that was saved in between.
         validation: Gives the validation batches.
         settings: Limits, device and seed.
         hooks: What is called on the way.
-        state: Where to go on; ``None`` starts anew.
+        state: Where to go on; ``None`` starts anew. One from within an epoch goes on with as
+            many ranks as it was saved by.
         on_epoch: Called after each epoch, the place to save a checkpoint and to report.
+        on_partial: Called after a step when ``hooks.is_due`` said so, the place to save.
 
     Returns:
         The state after the last epoch; ``state`` itself, updated, when one was given.
@@ -174,20 +193,25 @@ def fit(
     """
     state = state or FitState()
     device = torch.device(settings.device)
-    while state.epoch < settings.epochs and state.epochs_without_improvement < settings.patience:
-        torch.manual_seed(settings.seed + state.epoch)
-        hooks.augment.begin_epoch(state.epoch)
-        if hooks.mix is not None:
-            hooks.mix.begin_epoch(state.epoch)
-        recipe.begin_epoch(state.epoch, [report.validation_loss for report in state.history])
+
+    def save(partial: PartialEpoch) -> None:
+        state.partial = partial
+        on_partial(state)
+
+    while state.goes_on(settings.epochs, settings.patience):
+        done = state.partial or PartialEpoch.none(settings.world_size)
+        losses = [report.validation_loss for report in state.history]
+        recipe.begin_epoch(state.epoch, losses, done.batches)
         hooks.set_mode(network, state.epoch)
         totals = train_epoch(
             hooks.in_parallel(network, state.epoch),
             recipe,
-            training(state.epoch),
+            training(state.epoch, done.batches),
             settings,
             hooks,
             state.epoch,
+            done,
+            save,
         )
         evaluation = evaluate(
             recipe.evaluated,
@@ -212,31 +236,40 @@ def train_epoch(
     settings: FitSettings,
     hooks: Hooks,
     epoch: int = 0,
+    done: PartialEpoch | None = None,
+    save: Callable[[PartialEpoch], None] = lambda partial: None,
 ) -> EpochTotals:
     """Take a step of the recipe for every ``recipe.accumulate_steps`` batches and for the rest.
 
     The network is in training mode, wrapped for data parallelism if there are ranks. Auxiliary
-    heads add to the loss of a step and not to the totals.
+    heads add to the loss of a step and not to the totals. What was ``done`` of the epoch is in the
+    totals and not in ``batches``; ``save`` is called when ``hooks.is_due``.
 
     Raises:
         CatalogBatchError: When a loss is not finite, naming epoch, batch and learning rate.
     """
     plain = _plain(network)
     device = torch.device(settings.device)
-    totals = torch.zeros(4, dtype=torch.float64, device=device)
-    timed = _TimedBatches(batches, recipe.accumulate_steps, epoch, hooks.on_progress)
-    watch = _LossWatch(recipe, epoch, 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS)
+    done = done or PartialEpoch.none(settings.world_size)
+    totals = torch.tensor(done.totals[settings.rank], dtype=torch.float64, device=device)
+    timed = _TimedBatches(batches, recipe.accumulate_steps, done, epoch, hooks.on_progress)
+    watch = _LossWatch(recipe, epoch, 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS, done)
     for batch, is_step in timed:
+        _seed_draws(settings.seed, epoch, timed.number - 1, hooks)
         images, labels, weights = (tensor.to(device, non_blocking=True) for tensor in batch)
         images, targets = _prepared(images, labels, hooks)
         with _exchange(network, is_step):
             totals += _add_to_step(network, recipe, images, targets, weights, watch)
         if is_step:
             recipe.step(hooks.reduce_sum, settings.world_size)
+            if not timed.is_last and hooks.is_due():
+                watch.look()
+                # One rank's are saved: their mean moves on as the mean of all ranks' would.
+                _average_averaged(recipe, plain, hooks.reduce_sum, settings.world_size)
+                save(_partial(totals, timed, settings, hooks.reduce_sum))
     watch.look()
     _average_buffers(plain, hooks.reduce_sum, settings.world_size)
-    if recipe.evaluated is not plain:
-        _average_buffers(recipe.evaluated, hooks.reduce_sum, settings.world_size)
+    _average_averaged(recipe, plain, hooks.reduce_sum, settings.world_size)
     loss_sum, mass, correct, rows = hooks.reduce_sum(totals).tolist()
     loss = loss_sum / mass if mass else 0.0
     return EpochTotals(loss, int(correct), int(rows), timed.seconds, timed.wait_seconds)
@@ -270,6 +303,24 @@ def evaluate(
 
 def _plain(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def _seed_draws(seed: int, epoch: int, batch: int, hooks: Hooks) -> None:
+    """Give each batch draws of its own: to go on from one, no generator's state is needed."""
+    torch.manual_seed(mixed_seed(seed, epoch, DROPOUT, batch))
+    hooks.augment.begin_epoch(epoch, batch)
+    if hooks.mix is not None:
+        hooks.mix.begin_epoch(epoch, batch)
+
+
+def _partial(
+    totals: Tensor, timed: "_TimedBatches", settings: FitSettings, reduce_sum: TensorFunction
+) -> PartialEpoch:
+    """Tell how far the epoch is, with each rank's totals on its own, so that none is rounded."""
+    by_rank = totals.new_zeros(settings.world_size, len(totals))
+    by_rank[settings.rank] = totals
+    rows = tuple(map(tuple, reduce_sum(by_rank).tolist()))
+    return PartialEpoch(timed.number, rows, timed.seconds, timed.wait_seconds)
 
 
 def _prepared(images: Tensor, labels: Tensor, hooks: Hooks) -> tuple[Tensor, Tensor]:
@@ -320,28 +371,35 @@ class _TimedBatches:
         self,
         batches: Iterable[Batch],
         batches_per_step: int,
+        done: PartialEpoch,
         epoch: int,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._batches = iter(batches)
         self._batches_per_step = batches_per_step
+        self._start = time.perf_counter() - done.seconds
         self._epoch = epoch
         self._on_progress = on_progress
-        self.seconds = 0.0
-        self.wait_seconds = 0.0
+        self.number = done.batches
+        """Batches of the epoch so far."""
+        self.is_last = False
+        self.seconds = done.seconds
+        self.wait_seconds = done.wait_seconds
 
     def __iter__(self) -> Iterator[tuple[Batch, bool]]:
-        start = told = time.perf_counter()
-        number, upcoming = 0, self._next()
+        told = time.perf_counter()
+        upcoming = self._next()
         while upcoming is not None:
             batch, upcoming = upcoming, self._next()
-            number += 1
-            yield batch, upcoming is None or number % self._batches_per_step == 0
+            self.number += 1
+            self.is_last = upcoming is None
+            yield batch, self.is_last or self.number % self._batches_per_step == 0
             now = time.perf_counter()
-            if upcoming is None or now - told >= SECONDS_BETWEEN_TELLS:
+            self.seconds = now - self._start
+            if self.is_last or now - told >= SECONDS_BETWEEN_TELLS:
                 told = now
-                self._on_progress(Progress(self._epoch, number, now - start, self.wait_seconds))
-        self.seconds = time.perf_counter() - start
+                progress = Progress(self._epoch, self.number, self.seconds, self.wait_seconds)
+                self._on_progress(progress)
 
     def _next(self) -> Batch | None:
         asked = time.perf_counter()
@@ -353,12 +411,12 @@ class _TimedBatches:
 class _LossWatch:
     """Refuse losses that are not finite; hold some before looking, which waits for the device."""
 
-    def __init__(self, recipe: Recipe, epoch: int, held_at_most: int) -> None:
+    def __init__(self, recipe: Recipe, epoch: int, held_at_most: int, done: PartialEpoch) -> None:
         self._recipe = recipe
         self._epoch = epoch
         self._held_at_most = held_at_most
         self._held: list[Tensor] = []
-        self._seen = 0
+        self._seen = done.batches
 
     def add(self, loss: Tensor) -> None:
         self._held.append(loss.detach())
@@ -380,6 +438,13 @@ def _refuse_non_finite(loss: float, where: str, learning_rate: float) -> None:
             f"The loss is {loss} at {where}, with learning rate {learning_rate:g}. "
             "Lower the learning rate; if it is low already, look for damaged weights."
         )
+
+
+def _average_averaged(
+    recipe: Recipe, plain: nn.Module, reduce_sum: TensorFunction, world_size: int
+) -> None:
+    if recipe.evaluated is not plain:
+        _average_buffers(recipe.evaluated, reduce_sum, world_size)
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ def gathered(
     if rank != 0:
         return None
     together = merged([load_predictions(path) for path in paths])
-    for path in paths:
+    # Those of an earlier attempt on more ranks, too.
+    for path in folder.glob(f".share-{share.split}-*"):
         path.unlink()
     return together

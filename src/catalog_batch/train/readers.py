@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -25,22 +26,24 @@ from catalog_batch.config import TrainSettings
 from catalog_batch.errors import CatalogBatchError, ReconciliationError, TrainingDataError
 from catalog_batch.modeling.networks import default_preprocessing
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
+from catalog_batch.train.features import FeatureFile
 from catalog_batch.train.loop import Batch
 from catalog_batch.train.prefetch import prefetched
+from catalog_batch.train.sampling import balanced, balanced_quotas
 from catalog_batch.train.snapshot import Snapshot
 
 # Petastorm reads through pyarrow's legacy dataset: hundreds of lines per epoch that say only that.
 warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
 
 Image = npt.NDArray[np.uint8]
-StoredRow = tuple[str, bytes, str]
-"""(image_id, content, category_id)."""
+StoredRow = tuple[str, Any, str]
+"""(image_id, content, category_id); the content is bytes, or the id where features are known."""
 
 Rows = Generator[StoredRow, None, None]
 """Rows whose source ends its threads when it is closed."""
 
-Example = tuple[Image, int]
-"""(uint8 [H, W, 3], label)."""
+Example = tuple[npt.NDArray[Any], int]
+"""(uint8 [H, W, 3] or features, label)."""
 
 Examples = Generator[Example, None, None]
 Batches = Generator[Batch, None, None]
@@ -56,8 +59,21 @@ class ShardReader:
     rank: int = 0
     world_size: int = 1
 
-    def training(self, epoch: int) -> Batches:
+    features: Mapping[str, FeatureFile] = field(default_factory=dict)
+    """By split: of what has them, batches hold features instead of pictures, in the same order."""
+
+    alive: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Called for each batch, also for those that are only read."""
+
+    def training(self, epoch: int, first: int = 0) -> Batches:
         """Yield the shuffled training batches of an epoch; the order depends on seed and epoch.
+
+        From batch ``first`` on: those before it are read and not decoded. With several
+        ``reader_threads`` their rows need not be those of an earlier time.
+
+        With ``sampling = "balanced"`` an epoch has as many rows as otherwise, on each rank too,
+        and over all ranks as many of each class: rows of frequent classes are left out, other
+        ones each epoch, those of rare ones repeated (``sampling.balanced_quotas``).
 
         Raises:
             TrainingDataError: For an undecodable image, or a file that vanished or is damaged.
@@ -66,8 +82,10 @@ class ShardReader:
         """
         seed = epoch_seed(self.settings.seed, epoch)
         draw = random.Random(epoch_seed(seed, self.rank))
-        rows = shuffled(self._rows("train", seed), self.settings.shuffle_rows, draw)
-        return self._batches("train", rows)
+        rows = self._rows("train", seed)
+        if self.settings.sampling == "balanced":
+            rows = self._balanced(rows, draw)
+        return self._batches("train", shuffled(rows, self.settings.shuffle_rows, draw), first)
 
     def evaluation(self, split: str, image_ids: list[str] | None = None) -> Batches:
         """Yield a split's batches in the table's order; raises what ``training`` raises.
@@ -82,20 +100,56 @@ class ShardReader:
 
     def first_images(self, split: str, count: int) -> Image:
         """Decode the first images of this rank's share of a split: uint8 [N, H, W, 3]."""
-        with closing(self._examples(self._rows(split, seed=None))) as examples:
+        with closing(self._examples(split, self._rows(split, seed=None))) as examples:
             images = [image for image, _ in islice(examples, count)]
         return np.stack(images)
 
-    def _batches(self, split: str, rows: Rows) -> Batches:
-        steps = self.snapshot.steps(split, self.world_size, self.settings.batch_size)
-        batches = full_batches(
-            self._examples(rows), steps, self.settings.batch_size, self.preprocessing.side
-        )
-        return prefetched(batches, self.settings.stall_seconds, f"the {split} split")
+    def _batches(self, split: str, rows: Rows, first: int = 0) -> Batches:
+        size = self.settings.batch_size
+        steps = self.snapshot.steps(split, self.world_size, size)
+        own = -(-self.snapshot.rows_of_shard(split, self.rank, self.world_size) // size)
+        # This rank's last batch of real rows is always decoded: padding repeats them.
+        skipped = min(first, max(own - 1, 0))
 
-    def _examples(self, rows: Rows) -> Examples:
-        labels = {category: label for label, (category, _) in enumerate(self.snapshot.classes)}
-        return decoded(rows, self.preprocessing.decode, labels, self.settings.decode_threads)
+        def batches() -> Generator[Batch | None, None, None]:
+            # Telling of each keeps the reader from being taken for a stalled one.
+            with closing(rows):
+                for _ in range(skipped):
+                    deque(islice(rows, size), maxlen=0)
+                    yield None
+                examples = self._examples(split, rows)
+                rest = full_batches(examples, steps - skipped, size, self._blank(split))
+                with closing(rest):
+                    for number, batch in enumerate(rest, skipped):
+                        yield batch if number >= first else None
+
+        ahead = prefetched(batches(), self.settings.stall_seconds, f"the {split} split")
+        return present(ahead, self.alive)
+
+    def _examples(self, split: str, rows: Rows) -> Examples:
+        decode = self.features.get(split, self.preprocessing.decode)
+        return decoded(rows, decode, self._labels, self.settings.decode_threads)
+
+    def _blank(self, split: str) -> npt.NDArray[Any]:
+        """Return what pads a rank without any rows."""
+        if split in self.features:
+            return np.zeros(self.features[split].shape, np.float32)
+        return np.zeros((self.preprocessing.side, self.preprocessing.side, 3), np.uint8)
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {category: label for label, (category, _) in enumerate(self.snapshot.classes)}
+
+    @cached_property
+    def _class_rows(self) -> tuple[list[int], list[int]]:
+        """Count this rank's training rows of each class, and those to take in a balanced epoch."""
+        counts = self.snapshot.class_rows_of_shards(self.world_size)
+        return counts[self.rank].tolist(), balanced_quotas(counts)[self.rank].tolist()
+
+    def _balanced(self, rows: Rows, draw: random.Random) -> Rows:
+        labelled = ((row, self._labels[str(row[2])]) for row in rows)
+        with closing(rows):
+            yield from balanced(labelled, *self._class_rows, draw)
 
     def _rows(self, split: str, seed: int | None) -> Rows:
         expected = self.snapshot.rows_of_shard(split, self.rank, self.world_size)
@@ -109,7 +163,8 @@ class ShardReader:
         try:
             with self._open(split, seed, shard_count) as reader:
                 for group in reader:
-                    yield from zip(group.image_id, group.content, group.category_id, strict=True)
+                    columns = (getattr(group, name) for name in self._columns(split))
+                    yield from zip(*columns, strict=True)
         except (OSError, pa.ArrowException) as error:
             raise TrainingDataError(
                 f"Reading version {self.snapshot.version} of {self.snapshot.table_uri} failed "
@@ -117,10 +172,15 @@ class ShardReader:
                 "damaged: train on the newest version, or run build-training-set again."
             ) from error
 
+    def _columns(self, split: str) -> tuple[str, str, str]:
+        """Name the columns that make a ``StoredRow``."""
+        content = "image_id" if split in self.features else "content"
+        return "image_id", content, "category_id"
+
     def _open(self, split: str, seed: int | None, shard_count: int) -> Any:
         return make_batch_reader(
             list(self.snapshot.splits[split].urls),
-            schema_fields=["image_id", "content", "category_id"],
+            schema_fields=sorted(set(self._columns(split))),
             # Its process pool waits for ever for a killed worker.
             reader_pool_type="thread",
             # More than one deliver in the order they finish: not for what must repeat.
@@ -162,6 +222,15 @@ def counted(rows: Rows, expected: int, what: str) -> Rows:
         )
 
 
+def present(batches: Generator[Batch | None, None, None], alive: Callable[[], None]) -> Batches:
+    """Pass on the batches that are there; call ``alive`` for those that are not, too."""
+    with closing(batches):
+        for batch in batches:
+            alive()
+            if batch is not None:
+                yield batch
+
+
 def noted(rows: Rows, image_ids: list[str]) -> Rows:
     """Pass rows on and note their ids."""
     with closing(rows):
@@ -187,7 +256,7 @@ def shuffled(rows: Rows, size: int, draw: random.Random) -> Rows:
 
 def decoded(
     rows: Rows,
-    decode: Callable[[bytes], Image],
+    decode: Callable[[Any], npt.NDArray[Any]],
     labels: Mapping[str, int],
     threads: int,
 ) -> Examples:
@@ -217,18 +286,20 @@ def decoded(
             yield waiting.popleft().result()
 
 
-def full_batches(examples: Examples, steps: int, batch_size: int, side: int) -> Batches:
+def full_batches(
+    examples: Examples, steps: int, batch_size: int, blank: npt.NDArray[Any]
+) -> Batches:
     """Yield exactly ``steps`` batches of ``batch_size`` rows, padded with rows of weight 0.
 
     The padding repeats images just seen, so that it does not move a batch norm's statistics.
 
     Args:
-        examples: Images uint8 [side, side, 3] with their labels.
+        examples: Images, or features, with their labels.
         steps: Batches to yield, the same on all ranks: a rank with fewer makes the others wait.
         batch_size: Rows of each batch.
-        side: Side of the black image that pads a rank without any rows.
+        blank: What pads a rank without any rows.
     """
-    filler: Sequence[Example] = [(np.zeros((side, side, 3), np.uint8), 0)]
+    filler: Sequence[Example] = [(blank, 0)]
     with closing(examples):
         for _ in range(steps):
             taken = list(islice(examples, batch_size))

@@ -161,14 +161,15 @@ class Recipe:
         """The network that is evaluated and kept: the averaged one if there is one."""
         return self._network if self._average is None else self._average.module
 
-    def begin_epoch(self, epoch: int, losses: Iterable[float] = ()) -> None:
+    def begin_epoch(self, epoch: int, losses: Iterable[float] = (), batches: int = 0) -> None:
         """Go to an epoch's place in the schedule.
 
         Args:
             epoch: From 0.
             losses: Validation losses of the epochs before, which ``plateau`` looks at.
+            batches: Done of the epoch already, in whole steps.
         """
-        self._step = epoch * self._steps_per_epoch
+        self._step = epoch * self._steps_per_epoch + batches // self._settings.accumulate_steps
         self._cut = plateau_factor(losses) if self._settings.schedule == "plateau" else 1.0
         self._mass = None
         self._set_rates()
@@ -249,7 +250,8 @@ def refuse_unfit(settings: RecipeSettings, device_type: str) -> None:
     """Check that the settings go together, and with the device.
 
     Raises:
-        BadInputError: For ``fp16`` elsewhere than on a GPU, and ``one_cycle`` with a warm-up.
+        BadInputError: For ``fp16`` elsewhere than on a GPU, ``one_cycle`` with a warm-up, and a
+            warm-up that never ends.
     """
     if settings.precision == "fp16" and device_type != "cuda":
         raise BadInputError(
@@ -260,6 +262,11 @@ def refuse_unfit(settings: RecipeSettings, device_type: str) -> None:
         raise BadInputError(
             f"schedule = 'one_cycle' has a warm-up of its own, and warmup_epochs is "
             f"{settings.warmup_epochs:g}. Set warmup_epochs to 0, or take 'cosine'."
+        )
+    if settings.warmup_epochs >= settings.epochs:
+        raise BadInputError(
+            f"warmup_epochs is {settings.warmup_epochs:g} and epochs {settings.epochs}: the rate "
+            "would rise to the end. Set warmup_epochs to less than epochs; 1 is usual."
         )
 
 

@@ -37,6 +37,27 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class PartialEpoch:
+    """How far into an epoch a run has come, after a step of all ranks."""
+
+    batches: int
+    """Done by each rank."""
+
+    totals: tuple[tuple[float, ...], ...]
+    """For each rank, of its rows so far: sum of losses, mass, right ones, number."""
+
+    seconds: float
+    """These two are of the rank that tells."""
+
+    wait_seconds: float
+
+    @classmethod
+    def none(cls, world_size: int) -> "PartialEpoch":
+        """Return how far an epoch is that has not begun."""
+        return cls(0, ((0.0,) * 4,) * world_size, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Loss and confusion matrix over all rows of all ranks."""
 
@@ -93,9 +114,17 @@ class FitState:
     epochs_without_improvement: int = 0
     history: list[EpochReport] = field(default_factory=list)
 
+    partial: PartialEpoch | None = None
+    """What is done of that epoch already; ``None`` when it has not begun."""
+
+    def goes_on(self, epochs: int, patience: int) -> bool:
+        """Say whether another epoch follows, of so many and with so much patience."""
+        return self.epoch < epochs and self.epochs_without_improvement < patience
+
     def add(self, report: EpochReport) -> None:
         """Move on past the epoch that ``report`` describes."""
         self.epoch = report.epoch + 1
+        self.partial = None
         self.history.append(report)
         self.best_loss = min(self.best_loss, report.validation_loss)
         self.epochs_without_improvement += 1
@@ -112,7 +141,12 @@ class FitState:
         """Rebuild a state from ``to_json``'s values."""
         best_loss = math.inf if data["best_loss"] is None else float(data["best_loss"])
         history = [EpochReport(**report) for report in data["history"]]
-        return cls(data["epoch"], best_loss, data["epochs_without_improvement"], history)
+        waited = data["epochs_without_improvement"]
+        state = cls(data["epoch"], best_loss, waited, history)
+        if data["partial"] is not None:
+            totals = tuple(tuple(of_rank) for of_rank in data["partial"]["totals"])
+            state.partial = PartialEpoch(**{**data["partial"], "totals": totals})
+        return state
 
 
 def epoch_report(

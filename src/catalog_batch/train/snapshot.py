@@ -5,12 +5,14 @@ downstream lists the folder: Ray workers get this snapshot and open its files on
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -72,6 +74,22 @@ class Snapshot:
         """Count the batches every rank must yield so that the one with most rows gets through."""
         ranks = range(world_size)
         return max(-(-self.rows_of_shard(split, rank, world_size) // batch_size) for rank in ranks)
+
+    def class_rows_of_shards(self, world_size: int) -> npt.NDArray[np.int64]:
+        """Count the training rows that each rank has of each class: [world_size, classes].
+
+        Reads a column of all files.
+
+        Raises:
+            TrainingDataError: When a file was removed or damaged since.
+        """
+        labels = {category: label for label, (category, _) in enumerate(self.classes)}
+        shards = self.shard_count("train", world_size)
+        counts = np.zeros((world_size, len(labels)), np.int64)
+        for index, categories in enumerate(_categories_of_groups(self.splits["train"].urls)):
+            for category, rows in Counter(categories).items():
+                counts[index % shards, labels[category]] += rows
+        return counts
 
     def require_shards(self, world_size: int) -> None:
         """Check that every rank gets training rows.
@@ -213,6 +231,17 @@ def _classes_in(paths: list[Path]) -> Counter[tuple[str, str, int]]:
         keys = zip(*(counted[name].to_pylist() for name in CLASS_COLUMNS), strict=True)
         found.update(dict(zip(keys, counted["count_all"].to_pylist(), strict=True)))
     return found
+
+
+def _categories_of_groups(urls: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the category ids of each row group, file after file."""
+    for url in urls:
+        path = Path(url.removeprefix("file://"))
+        groups = _footer(path).num_row_groups
+        file: Any = pq.ParquetFile(path)
+        for index in range(groups):
+            rows = file.read_row_group(index, columns=["category_id"])
+            yield rows["category_id"].to_pylist()
 
 
 def _ordered_classes(

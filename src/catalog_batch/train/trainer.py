@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from catalog_batch.config import TrainSettings
-from catalog_batch.errors import CatalogBatchError, ConfigError
+from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
 from catalog_batch.evaluate.judgement import Decider, Judgement, fit_decider, judge
 from catalog_batch.evaluate.predictions import SPLITS, Predictions, file_name, load_predictions
 from catalog_batch.modeling.bundle import (
@@ -41,12 +41,14 @@ MAY_CHANGE = {
     "cpus_per_worker",
     "device",
     "max_failures",
+    "checkpoint_minutes",
     "reader_threads",
     "decode_threads",
     "stall_seconds",
     "trackers",
     "mlflow_uri",
     "wandb_mode",
+    "watchdog_minutes",
 }
 """Settings of where a run happens and is followed: another machine may finish it."""
 
@@ -128,6 +130,7 @@ def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
     """Refuse settings that do not go together, layers and weights, before a download or Ray."""
     is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
     device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
+    refuse_contradictions(settings)
     refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
     categories = [category for category, _ in snapshot.classes]
     side = preprocessing_for(settings).side
@@ -144,6 +147,32 @@ def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
         side,
         settings.head,
     )
+
+
+def refuse_contradictions(settings: TrainSettings) -> None:
+    """Check that no setting makes another one pointless.
+
+    Raises:
+        BadInputError: Naming the two, their values, and what to set.
+    """
+    problem = ""
+    if settings.unfreeze_every and settings.freeze == "none":
+        problem = (
+            f"unfreeze_every is {settings.unfreeze_every} and freeze is 'none': there is nothing "
+            "to unfreeze. Set freeze to 'backbone' or a layer, or unfreeze_every to 0"
+        )
+    elif settings.mixing != "none" and settings.batch_size == 1:
+        problem = (
+            f"mixing is {settings.mixing!r} and batch_size is 1: a picture would be mixed with "
+            "itself. Set batch_size to 2 or more, or mixing to 'none'"
+        )
+    elif settings.sampling == "balanced" and settings.class_weights == "balanced":
+        problem = (
+            "sampling and class_weights are both 'balanced': rare classes would count twice over. "
+            "Set one of them to its default, 'natural' or 'none'"
+        )
+    if problem:
+        raise BadInputError(f"train.{problem}.")
 
 
 def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> None:

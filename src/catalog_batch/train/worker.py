@@ -10,7 +10,7 @@ import numpy as np
 import ray.train
 import ray.train.collective
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
@@ -20,18 +20,22 @@ from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.heads import head_layers
 from catalog_batch.modeling.mixing import Mixing
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.probe import Probe
 from catalog_batch.modeling.sheet import augmentation_sheet
 from catalog_batch.modeling.starting import starting_network
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.loop import FitSettings, Hooks, fit, untold
+from catalog_batch.train.clock import CheckpointClock
+from catalog_batch.train.loop import FitSettings, Hooks, all_layers_train, fit, untold
 from catalog_batch.train.losses import balanced_class_weights
 from catalog_batch.train.predicting import gathered, predict
+from catalog_batch.train.probing import asks_for_probe, feature_reader, reason_against
 from catalog_batch.train.ranks import Rank, reduce_sum
 from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
 from catalog_batch.train.recipe import Recipe, RecipeSettings
 from catalog_batch.train.reports import EpochReport, FitState
 from catalog_batch.train.snapshot import Snapshot
 from catalog_batch.train.telling import Teller
+from catalog_batch.train.watchdog import Watchdog
 
 UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 GOLDEN_IMAGES = 16
@@ -73,12 +77,20 @@ def train_worker(config: dict[str, Any]) -> None:
     resume_from = _agree_on_checkpoint(config["run_folder"], rank)
     if resume_from is not None and checkpoints.is_final(resume_from):
         return
-    reader = ShardReader(
-        config["snapshot"], preprocessing_for(settings), settings, rank.rank, rank.world_size
-    )
-    run = _Run(settings, reader, config["run_folder"], rank, resume_from)
-    run.fit()
-    run.finish()
+    # Without workers this is the process of the job itself, and nobody would start it again.
+    minutes = settings.watchdog_minutes if settings.num_workers else 0.0
+    with Watchdog(minutes, config["run_folder"], f"Rank {rank.rank} of {rank.world_size}") as dog:
+        reader = ShardReader(
+            config["snapshot"],
+            preprocessing_for(settings),
+            settings,
+            rank.rank,
+            rank.world_size,
+            alive=dog.alive,
+        )
+        run = _Run(settings, reader, config["run_folder"], rank, resume_from)
+        run.fit()
+        run.finish()
 
 
 def _agree_on_checkpoint(run_folder: Path, rank: Rank) -> Path | None:
@@ -115,17 +127,43 @@ class _Run:
             self.state = checkpoints.read_state(resume_from)
             self.best = checkpoints.read_weights(resume_from, checkpoints.BEST)
             self.plain.load_state_dict(checkpoints.read_weights(resume_from, checkpoints.MODEL))
+            self._begin_anew_on_other_ranks()
         _on_device(self.plain, rank.device)
-        self.recipe = _recipe(settings, self.plain, reader, rank)
+        self.probe = self._probe()
+        trained = self.plain if self.probe is None else self.probe
+        self.recipe = _recipe(settings, trained, reader, rank)
         if resume_from is not None:
             self.recipe.restore(checkpoints.read_recipe(resume_from))
         self.freezing = Freezing(
             self.plain, settings.freeze, settings.unfreeze_every, settings.freeze_statistics
         )
         self.wrapped: nn.Module | None = None
+        self.clock = CheckpointClock(
+            settings.checkpoint_minutes, rank.leads, rank.device, reduce_sum
+        )
+
+    def _begin_anew_on_other_ranks(self) -> None:
+        """Begin an epoch anew, from the weights it had reached, on another number of ranks."""
+        partial = self.state.partial
+        if partial is not None and len(partial.totals) != self.rank.world_size:
+            self.state.partial = None
+            if self.rank.leads:
+                events.emit(self.folder, "epoch_begun_anew", epoch=self.state.epoch)
+
+    def _probe(self) -> Probe | None:
+        """Return what is trained alone, on features; None when the whole network is."""
+        if not asks_for_probe(self.settings):
+            return None
+        device, gib = self.rank.device, self.settings.features_gib
+        reason = reason_against(self.plain, self.reader, gib, device)
+        if self.rank.leads:
+            events.emit(self.folder, "features", kept=not reason, reason=reason)
+        return None if reason else Probe(self.plain)
 
     def fit(self) -> None:
-        """Run the epochs that are left."""
+        """Run the epochs that are left, if any."""
+        if not self.state.goes_on(self.settings.epochs, self.settings.patience):
+            return
         if self.rank.leads and self.state.epoch == 0:
             self._write_sheet()
             snapshot = self.reader.snapshot
@@ -136,31 +174,40 @@ class _Run:
                 table_version=snapshot.version,
                 sheet=SHEET,
             )
+        reader, set_mode = self.reader, self.freezing.set_mode
+        network, normalise = self.plain, reader.preprocessing.normalise
+        if self.probe is not None:
+            autocast, device = self.recipe.autocast(), self.rank.device
+            reader = feature_reader(reader, network, self.probe, self.folder, device, autocast)
+            network, normalise, set_mode = self.probe, Tensor.float, all_layers_train
         seed = self.settings.seed + 1_000_003 * self.rank.rank
         fit(
-            self.plain,
+            network,
             self.recipe,
-            self.reader.training,
-            lambda: self.reader.evaluation("validation"),
+            reader.training,
+            lambda: reader.evaluation("validation"),
             FitSettings(
                 num_classes=len(self.reader.snapshot.classes),
                 epochs=self.settings.epochs,
                 patience=self.settings.patience,
                 device=str(self.rank.device),
+                rank=self.rank.rank,
                 world_size=self.rank.world_size,
                 seed=seed,
             ),
             Hooks(
-                self.reader.preprocessing.normalise,
+                normalise,
                 _augmentation(self.settings, seed, self.reader.preprocessing),
                 _mixing(self.settings, seed, len(self.reader.snapshot.classes)),
-                set_mode=self.freezing.set_mode,
+                set_mode=set_mode,
                 in_parallel=self._in_parallel,
                 reduce_sum=reduce_sum,
                 on_progress=self._teller().tell if self.rank.leads else untold,
+                is_due=self.clock.is_due,
             ),
             self.state,
             self._after_epoch,
+            self._within_epoch,
         )
 
     def _teller(self) -> Teller:
@@ -198,10 +245,26 @@ class _Run:
         _reconcile(self.reader.snapshot, "train", report.train_rows)
         _reconcile(self.reader.snapshot, "validation", report.validation_rows)
         if report.improved:
-            self.best = checkpoints.on_cpu(self.recipe.evaluated.state_dict())
+            self.best = checkpoints.on_cpu(self._evaluated_weights())
         self._report(asdict(report), self._write_progress, f"{state.epoch:06d}")
         if self.rank.leads:
             events.emit(self.folder, "epoch", **asdict(report))
+        self.clock.restart()
+
+    def _within_epoch(self, state: FitState) -> None:
+        assert state.partial is not None
+        place = {"epoch": state.epoch, "batches": state.partial.batches}
+        name = "{epoch:06d}_{batches:08d}".format(**place)
+        self._report(place, self._write_progress, name)
+        if self.rank.leads:
+            events.emit(self.folder, "checkpoint", **place)
+        self.clock.restart()
+
+    def _evaluated_weights(self) -> dict[str, Tensor]:
+        weights = self.recipe.evaluated.state_dict()
+        if self.probe is None:
+            return weights
+        return {**self.plain.state_dict(), **self.probe.names_in_network(weights)}
 
     def finish(self) -> None:
         """Predict with the best weights and report them with all that a bundle needs."""
@@ -320,13 +383,15 @@ def recipe_settings(settings: TrainSettings) -> RecipeSettings:
 
 def _recipe(settings: TrainSettings, network: nn.Module, reader: ShardReader, rank: Rank) -> Recipe:
     snapshot = reader.snapshot
+    # A probe is a head as a whole.
+    layers = ("",) if isinstance(network, Probe) else head_layers(network)
     balanced = settings.class_weights == "balanced"
     return Recipe(
         network,
         recipe_settings(settings),
         snapshot.steps("train", rank.world_size, settings.batch_size),
         rank.device,
-        tuple(f"{layer}." for layer in head_layers(network)),
+        tuple(layer and f"{layer}." for layer in layers),
         balanced_class_weights(snapshot.class_rows) if balanced else None,
     )
 
