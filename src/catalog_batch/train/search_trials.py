@@ -10,8 +10,8 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any, cast
 
-# Read when Tune runs. Its tables would go to standard output, which is kept for results; its loggers
-# would write every figure a second time; and its own handler would hide Ctrl-C from the run.
+# Read when Tune runs. Its tables would go to standard output, which is kept for results; its
+# loggers would write every figure a second time; its own handler would hide Ctrl-C from the run.
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -107,7 +107,7 @@ def run_trials(
             },
             tune_config=ray.tune.TuneConfig(
                 max_concurrent_trials=at_once,
-                scheduler=_scheduler(options, results),
+                scheduler=scheduler_for(options, results),
                 # Saves starting a process; not where a stopped trial may still be training in it.
                 reuse_actors=options.method != "asha",
             ),
@@ -220,7 +220,8 @@ def _past_epochs(run_folder: Path) -> Iterator[dict[str, Any]]:
             yield {"event": "epoch", **asdict(report)}
 
 
-def _scheduler(options: SearchOptions, results: Sequence[TrialResult]) -> TrialScheduler:
+def scheduler_for(options: SearchOptions, results: Sequence[TrialResult]) -> TrialScheduler:
+    """Return what stops trials early; it knows those that ended in an earlier start."""
     if options.method != "asha":
         return FIFOScheduler()
     epochs = max(result.trial.settings.epochs for result in results)
