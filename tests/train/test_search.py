@@ -196,11 +196,22 @@ def test_a_search_does_not_take_the_name_of_a_training_run(grid: Search) -> None
         search(grid.root, GRID, "grid-0001")
 
 
-def test_what_no_trial_can_be_trained_with_is_refused_before_ray(grid: Search) -> None:
-    space = 'method = "grid"\n[space]\n"train.architecture" = ["resnet18", "resnet0"]'
-    with pytest.raises(ValueError, match="resnet0"):
-        search(grid.root, space, "unknown")
-    assert not (grid.root / "_runs" / "unknown").exists()
+@pytest.mark.parametrize(
+    ("space", "match"),
+    [
+        ('"train.architecture" = ["resnet18", "resnet0"]', "resnet0"),
+        (
+            '"train.schedule" = ["cosine", "one_cycle"]\n"train.warmup_epochs" = [0, 1]',
+            "unfit-0004 cannot be trained, .*one_cycle.*has a warm-up of its own",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_ray(
+    training_table: Path, space: str, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        search(training_table.parent, f'method = "grid"\n[space]\n{space}', "unfit")
+    assert not (training_table.parent / "_runs").exists()
 
 
 def test_a_table_without_validation_rows_has_nothing_to_choose_by(

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from catalog_batch.config import Settings
-from catalog_batch.errors import CatalogBatchError, ConfigError, TrainingDataError
+from catalog_batch.errors import (
+    BadInputError,
+    CatalogBatchError,
+    ConfigError,
+    TrainingDataError,
+)
 from catalog_batch.leases import held_lease
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train import checkpoints
@@ -21,12 +26,19 @@ from catalog_batch.train.search_results import (
     TrialResult,
     best_of,
     read_results,
+    write_atomically,
     write_results,
 )
 from catalog_batch.train.search_space import SearchSpace, Trial, load_space
 from catalog_batch.train.search_trials import TrialPlan, run_trials
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
-from catalog_batch.train.trainer import MAY_CHANGE, RUN, absolute_weights, require_network
+from catalog_batch.train.trainer import (
+    MAY_CHANGE,
+    RUN,
+    absolute_weights,
+    require_network,
+    require_recipe,
+)
 
 SEARCH = "search.json"
 OF_THE_NETWORK = {"architecture", "head", "freeze", "image_side", "weights"}
@@ -124,6 +136,13 @@ def _refuse_unfit(snapshot: Snapshot, trials: Sequence[Trial]) -> None:
             "training set again."
         )
     snapshot.require_shards(max(1, trials[0].settings.num_workers))
+    for trial in trials:
+        try:
+            require_recipe(trial.settings)
+        except BadInputError as error:
+            raise BadInputError(
+                f"{trial.name} cannot be trained, with {trial.values}: {error}"
+            ) from error
     networks = {
         tuple(sorted(trial.settings.model_dump(include=OF_THE_NETWORK).items())): trial.settings
         for trial in trials
@@ -151,7 +170,7 @@ def _start_or_resume(
         before = checkpoints.read_json(folder, SEARCH)
         _refuse_change(folder.name, before, json.loads(json.dumps(fixed)))
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_json(folder, SEARCH, fixed)
+    write_atomically(folder / SEARCH, json.dumps(fixed, indent=1))
 
 
 def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

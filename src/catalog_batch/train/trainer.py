@@ -127,9 +127,7 @@ def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
     Raises:
         BadInputError: Naming what does not fit.
     """
-    is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
-    device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
-    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
+    require_recipe(settings)
     categories = [category for category, _ in snapshot.classes]
     side = preprocessing_for(settings).side
     if settings.freeze not in ("none", "backbone"):
@@ -145,6 +143,17 @@ def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
         side,
         settings.head,
     )
+
+
+def require_recipe(settings: TrainSettings) -> None:
+    """Refuse settings of the steps that do not go together, or with the device.
+
+    Raises:
+        BadInputError: Naming them.
+    """
+    is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
+    device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
+    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
 
 
 def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> None:
