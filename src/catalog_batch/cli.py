@@ -26,8 +26,9 @@ from catalog_batch.progress import console, counts_table, progress_bar, training
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # they import torch
     from catalog_batch.evaluate.gate import Check
+    from catalog_batch.train.search import SearchSummary
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,13 @@ Profile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting, as section.key=value.", metavar="KEY=VALUE"),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file of settings, over those of the profile; a search's best.toml is one.",
+        metavar="FILE",
+    ),
 ]
 LogFormat = Annotated[
     Literal["auto", "text", "json"],
@@ -212,7 +220,8 @@ def build_training_set(
     "--set train.weights=mobilenet_v2.pth --set train.epochs=5; catalog-batch train "
     "--set train.architecture=vgg16 --set train.head=article --set train.freeze=backbone; "
     "catalog-batch train --set train.optimizer=adamw --set train.schedule=cosine "
-    "--set train.warmup_epochs=1 --set train.backbone_rate=0.1. "
+    "--set train.warmup_epochs=1 --set train.backbone_rate=0.1; "
+    "catalog-batch train --config warehouse/_runs/first/best.toml. "
     "docs/training.md has recipes, and every setting by what it does."
 )
 def train(
@@ -222,6 +231,7 @@ def train(
     run_name: Annotated[
         str | None, typer.Option(help="Training run to start, or to go on with.", metavar="NAME")
     ] = None,
+    config: Config = None,
     warehouse: Warehouse = None,
     profile: Profile = "local",
     overrides: Overrides = None,
@@ -244,7 +254,51 @@ def train(
 
             train_and_register(settings, run, table_version, run_name, tell, utc_now)
 
-    _run_job("train", work, warehouse, profile, overrides, log_format)
+    _run_job("train", work, warehouse, profile, overrides, log_format, config)
+
+
+@app.command(
+    epilog="Examples: catalog-batch search conf/search/first.toml --name first; "
+    "catalog-batch search conf/search/first.toml --name first --at-once 4 "
+    "--set train.num_workers=1 --set train.epochs=9; then catalog-batch train "
+    "--config warehouse/_runs/first/best.toml. docs/training.md says what a space looks like."
+)
+def search(
+    space: Annotated[
+        Path, typer.Argument(help="TOML file: the method, and the settings to search.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Search to start, or to go on with.", metavar="NAME")
+    ] = None,
+    table_version: Annotated[
+        int | None, typer.Option(help="Version of training_examples; the newest unless given.")
+    ] = None,
+    at_once: Annotated[
+        int,
+        typer.Option(
+            help="Trials that run at the same time, each with train.num_workers workers.", min=1
+        ),
+    ] = 1,
+    config: Config = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Search for the best settings: by grid, at random, or stopping bad trials early (ASHA).
+
+    Each trial is a training run, compared by its validation rows. The same --name again goes on
+    where the search stopped. Leaves results.csv, results.png and best.toml.
+    """
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.train.search import search_settings
+
+        tell_results(
+            search_settings(settings, run, space, table_version, name, at_once, tell_epoch, utc_now)
+        )
+
+    _run_job("search", work, warehouse, profile, overrides, log_format, config)
 
 
 @app.command(
@@ -519,10 +573,11 @@ def utc_now() -> datetime:
 
 
 def tell_epoch(event: dict[str, Any]) -> None:
-    """Print one line an epoch; what comes every few seconds is for a bar."""
+    """Print one line an epoch, and one for the end of each trial; the rest is for a bar."""
     if event["event"] == "epoch":
+        trial = f"{event['trial']}, " if "trial" in event else ""
         console().print(
-            f"epoch {event['epoch'] + 1}: "
+            f"{trial}epoch {event['epoch'] + 1}: "
             f"loss {event['train_loss']:.3f}, validation loss {event['validation_loss']:.3f}, "
             f"validation accuracy {event['validation_accuracy']:.3f}, "
             f"{event['images_per_second']:.0f} images/s, "
@@ -530,8 +585,25 @@ def tell_epoch(event: dict[str, Any]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    elif event["event"] == "trial":
+        error = f": {event['error']}" if event["error"] else ""
+        console().print(
+            f"{event['trial']}: {event['outcome']}{error}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     elif event["event"] not in ("progress", "system"):
         logger.info("training: %s", event)
+
+
+def tell_results(summary: "SearchSummary") -> None:
+    """Print a search's trials, best first, on a terminal."""
+    from catalog_batch.train.search_report import results_table
+
+    if console().is_terminal:
+        console().print(results_table(summary.space, summary.results))
+        console().print(f"Next: catalog-batch train --config {summary.folder}/best.toml")
 
 
 def tell_checks(checks: Sequence["Check"]) -> None:
@@ -542,11 +614,16 @@ def tell_checks(checks: Sequence["Check"]) -> None:
         console().print(checks_table(checks))
 
 
-def _settings(warehouse: str | None, profile: str, overrides: list[str] | None) -> Settings:
+def _settings(
+    warehouse: str | None,
+    profile: str,
+    overrides: list[str] | None,
+    config: Path | None = None,
+) -> Settings:
     folder = resource_folder("conf")
     named = [f"warehouse={warehouse}"] if warehouse else []
     settings = load_settings(
-        [folder / "base.toml", folder / f"{profile}.toml"],
+        [folder / "base.toml", folder / f"{profile}.toml", *([config] if config else [])],
         os.environ,
         [*(overrides or []), *named],
     )
@@ -567,12 +644,13 @@ def _run_job(
     profile: str,
     overrides: list[str] | None,
     log_format: str,
+    config: Path | None = None,
 ) -> None:
     """Run a job inside its run; print its status line; exit with its code."""
     _configure_logs(log_format)
     run = Run(run_id="", job=job, started_at=utc_now(), config_hash="")
     try:
-        settings = _settings(warehouse, profile, overrides)
+        settings = _settings(warehouse, profile, overrides, config)
         with open_run(job, settings, utc_now) as run, _told_by_signal():
             work(settings, run)
     except CatalogBatchError as error:

@@ -431,7 +431,7 @@ def load_settings(
     """
     merged: dict[str, Any] = {}
     for path in files:
-        _merge(merged, _read_toml(path), source=str(path))
+        _merge(merged, read_toml(path), source=str(path))
     for name, value in sorted((environment or {}).items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
@@ -459,7 +459,12 @@ def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterato
             yield from known_keys(field.annotation, f"{prefix}{name}.")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: When it is missing, cannot be read, or is no TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -66,7 +66,7 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
     Raises:
         CatalogBatchError: A worker's own error, or the failure of Ray itself.
     """
-    with _cluster(settings):
+    with open_cluster(settings):
         use_gpu = _use_gpu(settings)
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
@@ -116,7 +116,8 @@ def _text(file: Path) -> str:
 
 
 @contextmanager
-def _cluster(settings: TrainSettings) -> Iterator[None]:
+def open_cluster(settings: TrainSettings) -> Iterator[None]:
+    """Start or join a cluster for the block, unless there is one already or none is needed."""
     if settings.num_workers == 0 or ray.is_initialized():
         yield
         return

@@ -65,12 +65,7 @@ def train_and_register(
         BadInputError: When the table or the settings cannot be trained with.
         ModelRefusedError: When the weights to start from are damaged.
     """
-    name = training_run or run.run_id
-    if not re.fullmatch(NAME, name):
-        raise ConfigError(
-            f"Run name {name!r} is refused: use letters, digits, '_' and '-', beginning with a "
-            "letter or digit."
-        )
+    name = run_name(training_run or run.run_id)
     require_tables(settings.warehouse)
     lease_hours = settings.maintenance.lease_hours
     commit = git_commit()
@@ -104,6 +99,20 @@ def train_and_register(
         "metrics": {key: round(value, 4) for key, value in trained.metrics.items()},
     }
     return TrainSummary(model, trained)
+
+
+def run_name(name: str) -> str:
+    """Return a name that can be a folder's.
+
+    Raises:
+        ConfigError: For any other.
+    """
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"Run name {name!r} is refused: use letters, digits, '_' and '-', beginning with a "
+            "letter or digit."
+        )
+    return name
 
 
 def require_tables(root: str) -> None:

@@ -97,10 +97,10 @@ def train_classifier(
         CatalogBatchError: When training failed more often than ``max_failures``.
     """
     folder = (runs_folder / run_id).resolve()
-    settings = settings.model_copy(update={"weights": _absolute(settings.weights)})
+    settings = settings.model_copy(update={"weights": absolute_weights(settings.weights)})
     snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
     snapshot.require_shards(max(1, settings.num_workers))
-    _require_network(settings, snapshot)
+    require_network(settings, snapshot)
     _start_or_resume(folder, settings, snapshot)
     with events.following(folder, on_event):
         final = _final_checkpoint(folder)
@@ -115,8 +115,8 @@ def train_classifier(
     return _bundled(folder, final, settings, snapshot, git_commit, created_at)
 
 
-def _absolute(weights: str) -> str:
-    # Ray workers have a working directory of their own.
+def absolute_weights(weights: str) -> str:
+    """Return the weights by an absolute path: Ray workers have a working directory of their own."""
     return weights if weights in ("imagenet", "none") else str(Path(weights).resolve())
 
 
@@ -126,12 +126,13 @@ def _pinned_version(folder: Path, version: int | None) -> int | None:
     return version
 
 
-def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
-    """Refuse settings that do not go together, layers and weights, before a download or Ray."""
-    is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
-    device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
-    refuse_contradictions(settings)
-    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
+def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
+    """Refuse settings that do not go together, layers and weights, before a download or Ray.
+
+    Raises:
+        BadInputError: Naming what does not fit.
+    """
+    require_recipe(settings)
     categories = [category for category, _ in snapshot.classes]
     side = preprocessing_for(settings).side
     if settings.freeze not in ("none", "backbone"):
@@ -147,6 +148,18 @@ def _require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
         side,
         settings.head,
     )
+
+
+def require_recipe(settings: TrainSettings) -> None:
+    """Refuse settings of the steps that do not go together, or with the device.
+
+    Raises:
+        BadInputError: Naming them.
+    """
+    is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
+    device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
+    refuse_contradictions(settings)
+    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
 
 
 def refuse_contradictions(settings: TrainSettings) -> None:
