@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from benchmarks.ingest.photos import DATA, SMALL, Dataset, make_photos
-from deltalake import WriterProperties, write_deltalake
+from deltalake import DeltaTable, WriterProperties, write_deltalake
 
 from catalog_batch.config import TrainingSetSettings
 from catalog_batch.imaging import DecodePolicy, StoredImage, decode_image
 from catalog_batch.taxonomy import category_id
+
+ONE_FILE = 2**34
+"""Bytes of a data file: more than there are."""
 
 SCHEMA = pa.schema(
     [
@@ -72,9 +76,23 @@ def store_photos(photos: Dataset, folder: Path) -> TrainingData:
     stored = TrainingData(folder, photos.count)
     with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(_stored_row, _named_files(photos)))
-    _write_table(rows, stored.table)
+    _write_table(pa.Table.from_pylist(rows, SCHEMA), stored.table)
     _write_files(rows, stored.files)
     return stored
+
+
+def make_large_file(stored: TrainingData, count: int, data: Path) -> TrainingData:
+    """Return a table of one file of ``count`` rows: the stored photos again and again."""
+    made = TrainingData(data / f"training-{count}-in-one-file", count)
+    if not made.folder.is_dir():
+        print(f"writing one file of {count:,} rows", flush=True)
+        partial = data / f"{made.folder.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        once = DeltaTable(str(stored.table)).to_pyarrow_table()
+        rows = pa.concat_tables([once] * -(-count // stored.count)).slice(0, count)
+        _write_table(rows.select(SCHEMA.names).cast(SCHEMA), TrainingData(partial, count).table)
+        partial.rename(made.folder)
+    return made
 
 
 def _named_files(photos: Dataset) -> Iterator[tuple[int, Path, str]]:
@@ -102,15 +120,17 @@ def _stored_row(named: tuple[int, Path, str]) -> dict[str, Any]:
     }
 
 
-def _write_table(rows: list[dict[str, Any]], table: Path) -> None:
-    stored_bytes = sum(len(row["content"]) for row in rows)
+def _write_table(rows: pa.Table, table: Path) -> None:
     kib = TrainingSetSettings().row_group_kib
-    rows_per_group = max(1, round(kib * 1024 * len(rows) / stored_bytes))
+    bytes_per_row = pc.sum(pc.binary_length(rows["content"])).as_py() / len(rows)
     write_deltalake(
         str(table),
-        pa.Table.from_pylist(rows, SCHEMA),
+        rows,
         partition_by=["split"],
-        writer_properties=WriterProperties(compression="SNAPPY", max_row_group_size=rows_per_group),
+        target_file_size=ONE_FILE,
+        writer_properties=WriterProperties(
+            compression="SNAPPY", max_row_group_size=max(1, round(kib * 1024 / bytes_per_row))
+        ),
     )
 
 

@@ -9,7 +9,8 @@ threads, without shuffling; DataLoader reads the same photos as files, by worker
 round runs the lanes in turn; a lane reads one epoch that is not timed, whose pixels must be those
 of the other lanes, and then those that are. The steady state leaves out the first batches of an
 epoch, and the last ones, which our reader has read before. The bare loop and DataLoader count with
-the number of threads or processes that is best for them.
+the number of threads or processes that is best for them. The first batches of one file of 50,000
+rows, as many as ``build-training-set`` writes, show what a large file costs.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.measure import Goal, arguments, require_idle, run_command, table, write_result
-from benchmarks.training.data import TrainingData, make_training_data
+from benchmarks.training.data import TrainingData, make_large_file, make_training_data
 
 VERSUS_BARE = 0.95
 VERSUS_LOADER = 1.0
@@ -32,17 +33,20 @@ OURS, BARE, LOADER = "catalog-batch", "bare loop", "DataLoader"
 
 @dataclass(frozen=True)
 class Size:
-    """Photos in the table, timed epochs of a run and rounds; photos and epochs for the memory."""
+    """Photos in the table, timed epochs of a run, rounds; photos and epochs for the memory."""
 
     images: int
     epochs: int
     rounds: int
     small: int
     small_epochs: int
+    large: int
+    """Rows of one large file, of which ``LARGE_BATCHES`` are read; 0 leaves that out."""
 
 
-FULL = Size(images=4000, epochs=2, rounds=5, small=500, small_epochs=20)
-QUICK = Size(images=2000, epochs=1, rounds=1, small=200, small_epochs=5)
+FULL = Size(images=4000, epochs=2, rounds=5, small=500, small_epochs=20, large=50_000)
+QUICK = Size(images=2000, epochs=1, rounds=1, small=200, small_epochs=5, large=0)
+LARGE_BATCHES = 40
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,12 @@ class Lane:
             return f"{LOADER} over files, {self.workers} processes"
         return f"{self.name}, {self.workers} threads"
 
-    def run(self, data: TrainingData, epochs: int) -> dict[str, Any]:
-        """Time it in a process of its own."""
+    def run(self, data: TrainingData, epochs: int, batches: int = 0) -> dict[str, Any]:
+        """Time epochs, or the first batches of one, in a process of its own."""
         command = [
             sys.executable, "-W", "ignore", "-m", "benchmarks.training.reading", self.name,
             str(data.folder), "--count", str(data.count), "--workers", str(self.workers),
-            "--cores", str(self.cores), "--epochs", str(epochs),
+            "--cores", str(self.cores), "--epochs", str(epochs), "--batches", str(batches),
         ]  # fmt: skip
         finished = run_command(command)
         return {**finished.status, "seconds": finished.seconds, "tree_peak_mib": finished.peak_mib}
@@ -108,6 +112,18 @@ def measure_lanes(lanes: Sequence[Lane], data: TrainingData, size: Size) -> Lane
     return found
 
 
+def measure_large_file(found: LaneRuns, data: TrainingData, rounds: int) -> LaneRuns:
+    """Run our reader and the best bare loop on the first batches of a large file."""
+    lanes = [best(found, OURS), best(found, BARE)]
+    runs: LaneRuns = {lane: [] for lane in lanes}
+    for _ in range(rounds):
+        for lane in lanes:
+            runs[lane].append(lane.run(data, 1, LARGE_BATCHES))
+            pace = images_per_second(runs[lane][-1:])
+            print(f"{data.count:,} rows in a file, {lane.title}: {pace:,.0f} images/s", flush=True)
+    return runs
+
+
 def require_same_pixels(found: LaneRuns) -> None:
     """Stop when a lane did not decode what the others did.
 
@@ -145,13 +161,22 @@ def goal_of_memory(run: dict[str, Any]) -> Goal:
     return Goal("training_input_memory_growth", growth, FLAT, at_most=True)
 
 
-def goals_of(found: LaneRuns, memory: dict[str, Any]) -> list[Goal]:
-    pace = {name: images_per_second(found[best(found, name)]) for name in (OURS, BARE, LOADER)}
-    return [
-        Goal("training_input_vs_bare", pace[OURS] / pace[BARE], VERSUS_BARE),
-        Goal("training_input_vs_dataloader", pace[OURS] / pace[LOADER], VERSUS_LOADER),
+def goals_of(found: LaneRuns, on_large_file: LaneRuns, memory: dict[str, Any]) -> list[Goal]:
+    goals = [
+        Goal("training_input_vs_bare", ratio(found, BARE), VERSUS_BARE),
+        Goal("training_input_vs_dataloader", ratio(found, LOADER), VERSUS_LOADER),
         goal_of_memory(memory),
     ]
+    if on_large_file:
+        large = ratio(on_large_file, BARE)
+        goals.append(Goal("training_input_large_file_vs_bare", large, VERSUS_BARE))
+    return goals
+
+
+def ratio(found: LaneRuns, other: str) -> float:
+    """Return our images per second over those of the best lane of another name."""
+    ours, theirs = (images_per_second(found[best(found, name)]) for name in (OURS, other))
+    return ours / theirs
 
 
 def speed_table(found: LaneRuns) -> str:
@@ -186,16 +211,35 @@ def scaling_table(found: LaneRuns, on_part: LaneRuns) -> str:
     return table(("lane", "cores", "images/s, steady", "of all cores"), rows)
 
 
-def page_of(found: LaneRuns, on_part: LaneRuns, memory: dict[str, Any], size: Size) -> str:
+def page_of(
+    found: LaneRuns,
+    on_part: LaneRuns,
+    on_large_file: LaneRuns,
+    memory: dict[str, Any],
+    size: Size,
+) -> str:
     intro = __doc__.partition("[--data DIR]")[2].strip()
     cores = len(os.sched_getaffinity(0))
+    large = ""
+    if on_large_file:
+        large = f"## {size.large:,} rows in one file\n\n{large_file_table(on_large_file)}\n"
     return (
         f"# Training input against a bare loop\n\n{intro}\n\n"
         f"## {size.images:,} stored photos, {cores} cores, {size.rounds} rounds of {size.epochs} "
         f"timed epochs\n\n{speed_table(found)}\n"
-        f"## On fewer cores\n\n{scaling_table(found, on_part)}\n"
+        f"## On fewer cores\n\n{scaling_table(found, on_part)}\n{large}"
         f"## Memory of {OURS} over {size.small:,} photos\n\n{memory_table(memory)}\n"
     )
+
+
+def large_file_table(found: LaneRuns) -> str:
+    """Return what both ways read of a file with as many rows as the default allows."""
+    bare = images_per_second(found[best(found, BARE)])
+    rows = [
+        [lane.title, f"{images_per_second(runs):,.0f}", f"{images_per_second(runs) / bare:.2f}"]
+        for lane, runs in found.items()
+    ]
+    return table(("lane", "images/s, steady", "against bare loop"), rows)
 
 
 def memory_table(run: dict[str, Any]) -> str:
@@ -224,14 +268,16 @@ def main() -> None:
     given = arguments("Compare our training input with a bare loop and with DataLoader.")
     size = QUICK if given.quick else FULL
     # Stored before the machine is looked at, for that keeps it busy.
-    data = make_training_data(size.images, given.data.resolve())
-    small = make_training_data(size.small, given.data.resolve())
+    cache = given.data.resolve()
+    data, small = (make_training_data(count, cache) for count in (size.images, size.small))
+    large = make_large_file(data, size.large, cache) if size.large else None
     for path in data.files.glob("*/*.jpg"):
         path.read_bytes()  # Into the page cache: the lanes are compared, not the disk.
     idle = require_idle(given.force)
     cores = len(os.sched_getaffinity(0))
     found = measure_lanes(lanes_for(cores), data, size)
     on_part = measure_lanes(scaling_lanes(cores), data, size)
+    on_large_file = measure_large_file(found, large, size.rounds) if large else {}
     memory = Lane(OURS, max(2, cores)).run(small, size.small_epochs)
     result = {
         "quick": given.quick,
@@ -240,10 +286,12 @@ def main() -> None:
         "images": size.images,
         "lanes": as_json(found),
         "on_part_of_the_cores": as_json(on_part),
+        "on_a_large_file": as_json(on_large_file),
         "memory": memory,
     }
-    page = page_of(found, on_part, memory, size)
-    write_result("training-input", result, page, goals_of(found, memory), "make bench-training")
+    page = page_of(found, on_part, on_large_file, memory, size)
+    goals = goals_of(found, on_large_file, memory)
+    write_result("training-input", result, page, goals, "make bench-training")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from benchmarks import measure
 from benchmarks.ingest.photos import Dataset
 from benchmarks.training import grocery_store, input, reading, step, stepping
-from benchmarks.training.data import TrainingData, store_photos
+from benchmarks.training.data import TrainingData, make_large_file, store_photos
 from benchmarks.training.input import BARE, LOADER, OURS, Lane, LaneRuns, Size
 from benchmarks.training.stepping import AUGMENTED, READ, Setup
 from deltalake import DeltaTable, write_deltalake
@@ -23,9 +24,10 @@ from PIL import Image
 from tests.commands import ROOT
 
 from catalog_batch.config import TrainSettings, load_settings
+from catalog_batch.train.snapshot import resolve_snapshot
 
 COUNT = 160
-SIZE = Size(COUNT, epochs=2, rounds=1, small=COUNT, small_epochs=2)
+SIZE = Size(COUNT, epochs=2, rounds=1, small=COUNT, small_epochs=2, large=2 * COUNT)
 DATASET = ROOT.parent / "shared" / "data" / "grocery-store" / "dataset"
 
 
@@ -121,8 +123,8 @@ def test_the_result_of_reading_has_every_lane_and_the_best_bare_loop_counts(
     found: LaneRuns, results: Path
 ) -> None:
     memory = found[Lane(OURS, 2)][0]
-    goals = input.goals_of(found, memory)
-    page = input.page_of(found, {}, memory, SIZE)
+    goals = input.goals_of(found, {}, memory)
+    page = input.page_of(found, {}, found, memory, SIZE)
     result = {"quick": True, "idle_before": 1.0, "lanes": input.as_json(found)}
     measure.write_result("training-input", result, page, goals, "make bench-training")
     stored = json.loads(written(results, "json"))
@@ -138,6 +140,14 @@ def test_the_result_of_reading_has_every_lane_and_the_best_bare_loop_counts(
     assert stored["goals"][1]["value"] == pytest.approx(ours / loader, rel=0.01)
     assert stored["goals"][2]["name"] == "training_input_memory_growth"
     assert "Made by `make bench-training QUICK=1`" in written(results, "md")
+
+
+def test_a_large_file_is_read_in_part(data: TrainingData, tmp_path: Path) -> None:
+    large = make_large_file(data, 2 * COUNT + 1, tmp_path)
+    (url,) = resolve_snapshot(str(large.table)).splits["train"].urls
+    assert pq.read_metadata(url.removeprefix("file://")).num_rows == 2 * COUNT + 1
+    paces = [reading.run_part(name, large, 2, 2)["epochs"][0] for name in (OURS, BARE)]
+    assert [pace["images"] for pace in paces] == [64, 64]
 
 
 def test_lanes_and_cores_follow_the_machine() -> None:
