@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-end-to-end bench-ingest check format docs lock wheel clean
+.PHONY: help setup demo test test-end-to-end bench-ingest bench-training check format docs lock wheel clean
 
 help:  ## Explain every target
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -35,6 +35,11 @@ bench-ingest: setup  ## Time ingest against a bare loop and plain Spark (QUICK=1
 	$(BIN)/python -m benchmarks.ingest.compare $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.ingest.growth $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.ingest.memory $(BENCH_OPTIONS)
+
+bench-training: setup  ## Time training's input and steps, and train on Grocery Store (QUICK=1)
+	$(BIN)/python -m benchmarks.training.input $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.training.step $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.training.grocery_store $(BENCH_OPTIONS)
 
 check: setup  ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check src jobs tests benchmarks

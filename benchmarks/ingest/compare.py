@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ingest.lanes import BARE, LANES, OURS, USUAL, Lane
-from benchmarks.ingest.measure import Finished, Goal, arguments, require_idle, table, write_result
 from benchmarks.ingest.photos import BIG, SMALL, Dataset, PhotoKind, make_photos
+from benchmarks.measure import Finished, Goal, arguments, require_idle, table, write_result
 
 VERSUS_BARE = 0.80
 VERSUS_USUAL = 3.0

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.ingest.lanes import ingest_command
-from benchmarks.ingest.measure import (
+from benchmarks.ingest.photos import SMALL, Dataset, copy_of, make_photos, replace_photo
+from benchmarks.measure import (
     Finished,
     Goal,
     arguments,
@@ -26,7 +27,6 @@ from benchmarks.ingest.measure import (
     table,
     write_result,
 )
-from benchmarks.ingest.photos import SMALL, Dataset, copy_of, make_photos, replace_photo
 
 FULL = (1_000, 10_000, 100_000)
 QUICK = (500, 2_000, 6_000)

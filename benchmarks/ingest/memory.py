@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.ingest.lanes import ingest_command
-from benchmarks.ingest.measure import (
+from benchmarks.ingest.photos import TWENTY_MB, make_photos
+from benchmarks.measure import (
     Finished,
     Goal,
     arguments,
@@ -20,7 +21,6 @@ from benchmarks.ingest.measure import (
     table,
     write_result,
 )
-from benchmarks.ingest.photos import TWENTY_MB, make_photos
 
 FULL = 200
 QUICK = 40

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 from benchmarks.ingest.compare import Runs, Size, goals_of
 from benchmarks.ingest.lanes import BARE, LANES, OURS
-from benchmarks.ingest.measure import Finished, Goal
 from benchmarks.ingest.photos import SMALL, Dataset, encode_photo, make_photos
+from benchmarks.measure import Finished, Goal
 from deltalake import DeltaTable
 
 pytestmark = pytest.mark.end_to_end

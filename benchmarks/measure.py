@@ -1,4 +1,4 @@
-"""Time a command and watch its processes: what all ingest benchmarks measure with.
+"""Time a command and watch its processes: what all benchmarks measure with.
 
 Linux only: processes are found by their session in ``/proc``, which also holds those that have
 lost their parent, as Spark's Python workers and its JVM do when a driver ends.
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parent / "results"
 IDLE_SHARE = 0.8
 _TICKS = os.sysconf("SC_CLK_TCK")
 _DRIVER = "driver"
@@ -160,13 +160,18 @@ def require_idle(force: bool) -> float:
     return round(idle, 3)
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Parse what all ingest benchmarks take."""
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what all benchmarks take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="smaller inputs, one round")
     parser.add_argument("--force", action="store_true", help="run on a busy machine too")
     parser.add_argument("--data", type=Path, default=Path("build/bench-data"), help="photo cache")
-    return parser.parse_args()
+    return parser
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Parse what all ingest benchmarks take."""
+    return argument_parser(description).parse_args()
 
 
 def hardware() -> str:
@@ -178,14 +183,29 @@ def hardware() -> str:
     return f"{len(os.sched_getaffinity(0))}cpu-{words}"
 
 
-def write_result(question: str, result: dict[str, Any], text: str, goals: Iterable[Goal]) -> None:
-    """Write a result as JSON and as a page to read, then print the page and its goals."""
+def write_result(
+    question: str,
+    result: dict[str, Any],
+    text: str,
+    goals: Iterable[Goal],
+    command: str = "make bench-ingest",
+) -> None:
+    """Write a result as JSON and as a page to read, then print the page and its goals.
+
+    Args:
+        question: Begins the names of both files.
+        result: With ``idle_before``, and ``quick`` where that makes a difference.
+        text: The page.
+        goals: What was aimed for.
+        command: That makes this result.
+    """
     goals = list(goals)
     now = datetime.now(UTC)
     known = {"question": question, "hardware": hardware(), "measured_at": f"{now:%Y-%m-%d %H:%M}"}
     whole = {**known, **result, "goals": [asdict(goal) | {"met": goal.is_met} for goal in goals]}
     is_quick = result.get("quick", False)
-    command = "make bench-ingest" + (" QUICK=1" if is_quick else "")
+    quick_option = " QUICK=1" if command.startswith("make") else " --quick"
+    command += quick_option if is_quick else ""
     made = f"Made by `{command}`, with {result['idle_before']:.0%} of the CPU time idle before.\n\n"
     page = text + made + "".join(f"    {goal.line()}\n" for goal in goals)
     kind = "-quick" if is_quick else ""
