@@ -27,7 +27,16 @@ def test_a_machine_that_was_set_up_is_fine(settings: Settings) -> None:
     is_fine, text = examined(settings)
     assert is_fine, text
     assert "bad" not in text
-    for subject in ("Python", "Java", "pyspark", "Delta JARs", "Warehouse", "Free disk", "GPUs"):
+    for subject in (
+        "Python",
+        "Java",
+        "pyspark",
+        "Delta JARs",
+        "Class archive",
+        "Warehouse",
+        "Free disk",
+        "GPUs",
+    ):
         assert f"ok   {subject}: " in text
 
 
