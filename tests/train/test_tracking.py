@@ -317,11 +317,12 @@ def test_wandb_that_dies_on_the_way_costs_one_warning(
 
 
 def test_wandb_is_asked_for_by_name_where_it_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="Run: pip install wandb"):
-        open_trackers(settings_for(tmp_path, "wandb"), NAME, "abc123")
+        open_trackers(settings_for(root, "mlflow", "wandb"), NAME, "abc123")
+    assert the_run(open_store(root / "_registry")).info.status == "FAILED"
 
 
 @pytest.mark.parametrize(

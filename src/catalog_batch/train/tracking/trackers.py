@@ -36,10 +36,14 @@ def open_trackers(settings: Settings, name: str, git_commit: str) -> "Trackers":
         "wandb": lambda: WandbTracker(train.wandb_mode, run),
     }
     trackers = Trackers(folder)
-    for chosen in dict.fromkeys(train.trackers):
-        # Without the registry's store the model could not be registered either.
-        is_needed = chosen == "mlflow" and not train.mlflow_uri
-        trackers.open(chosen, openers[chosen], is_needed)
+    try:
+        for chosen in dict.fromkeys(train.trackers):
+            # Without the registry's store the model could not be registered either.
+            is_needed = chosen == "mlflow" and not train.mlflow_uri
+            trackers.open(chosen, openers[chosen], is_needed)
+    except BaseException:
+        trackers.end({}, succeeded=False)
+        raise
     for event in (*started[-1:], *epochs.values()):
         trackers.log_event(event)
     return trackers
