@@ -108,12 +108,15 @@ class Trackers:
         """Give all the files among these that exist."""
         for path in paths:
             if path.is_file():
-                self._each(lambda tracker, path=path: tracker.log_artefact(path))
+                self._log_artefact(path)
 
     def end(self, metrics: Mapping[str, float], succeeded: bool = True) -> None:
         """Log final figures and close the run everywhere, as finished or failed."""
         self._each(lambda tracker: tracker.end(metrics, succeeded))
         self._open.clear()
+
+    def _log_artefact(self, path: Path) -> None:
+        self._each(lambda tracker: tracker.log_artefact(path))
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):
