@@ -5,6 +5,7 @@ import logging
 import shutil
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ class Following:
         self.trackers.end({"test_accuracy": 0.9})
 
 
-def follow_a_run_that_is_resumed(settings: Settings) -> Following:
+def follow_a_run_that_is_resumed(settings: Settings, pause: float = 0.0) -> Following:
     """Log epochs 0 and 1, then resume at 1, whose checkpoint was damaged, up to 2."""
     first = Following(settings)
     first.start()
     first.epochs(0, 1)
     first.trackers.end({}, succeeded=False)
+    time.sleep(pause)
     again = Following(settings)
     again.tell("resumed", checkpoint="c", epoch=1)
     again.epochs(1, 2)
@@ -275,7 +277,8 @@ def wandb_points(records: list[Any], name: str) -> list[float]:
 def test_wandb_offline_writes_one_run_that_a_sync_can_send(
     tmp_path: Path, no_account: None
 ) -> None:
-    folder = follow_a_run_that_is_resumed(settings_for(tmp_path, "wandb")).folder
+    # W&B names its folders by the second.
+    folder = follow_a_run_that_is_resumed(settings_for(tmp_path, "wandb"), pause=1.1).folder
     files = written_by_wandb(folder)
     records = [record for file in files for record in wandb_records(file)]
     runs = [record.run for record in records if record.HasField("run")]
