@@ -22,7 +22,7 @@ class TensorBoardTracker:
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._open = SummaryWriter
+        self._open: Any = SummaryWriter
         self._folder = run.folder / FOLDER
         self._params = {**run.params, "git_commit": run.git_commit}
         self._curves = self._opened(0)

@@ -36,10 +36,14 @@ def open_trackers(settings: Settings, name: str, git_commit: str) -> "Trackers":
         "wandb": lambda: WandbTracker(train.wandb_mode, run),
     }
     trackers = Trackers(folder)
-    for chosen in dict.fromkeys(train.trackers):
-        # Without the registry's store the model could not be registered either.
-        is_needed = chosen == "mlflow" and not train.mlflow_uri
-        trackers.open(chosen, openers[chosen], is_needed)
+    try:
+        for chosen in dict.fromkeys(train.trackers):
+            # Without the registry's store the model could not be registered either.
+            is_needed = chosen == "mlflow" and not train.mlflow_uri
+            trackers.open(chosen, openers[chosen], is_needed)
+    except BaseException:
+        trackers.end({}, succeeded=False)
+        raise
     for event in (*started[-1:], *epochs.values()):
         trackers.log_event(event)
     return trackers
@@ -104,12 +108,15 @@ class Trackers:
         """Give all the files among these that exist."""
         for path in paths:
             if path.is_file():
-                self._each(lambda tracker, path=path: tracker.log_artefact(path))
+                self._log_artefact(path)
 
     def end(self, metrics: Mapping[str, float], succeeded: bool = True) -> None:
         """Log final figures and close the run everywhere, as finished or failed."""
         self._each(lambda tracker: tracker.end(metrics, succeeded))
         self._open.clear()
+
+    def _log_artefact(self, path: Path) -> None:
+        self._each(lambda tracker: tracker.log_artefact(path))
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):

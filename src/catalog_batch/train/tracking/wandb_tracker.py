@@ -92,6 +92,7 @@ class WandbTracker:
                 run.folder / "wandb" / f"offline-run-*-{run.name}",
                 exc_info=True,
             )
+            self._wandb.teardown()  # Its service holds the id for the run that did not begin.
             return self._init("offline", run)
 
     def _init(self, mode: Mode, run: TrackedRun) -> Any:
