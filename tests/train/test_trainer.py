@@ -223,7 +223,8 @@ def test_a_rank_that_hangs_is_ended_and_the_run_goes_on(
         train_worker(config)
 
     monkeypatch.setattr(cluster, "train_worker", hanging_once)
-    changes = {"num_workers": 2, "watchdog_minutes": 0.5, "max_failures": max_failures}
+    changes = {"num_workers": 2, "watchdog_minutes": 0.5, "checkpoint_minutes": 1e-6}
+    changes["max_failures"] = max_failures
     if max_failures:
         model = train(training_table, tmp_path / "runs", **changes)
         assert [report.train_rows for report in model.history] == [48, 48]

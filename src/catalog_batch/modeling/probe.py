@@ -37,8 +37,9 @@ class Probe(nn.Sequential):
 
     def forward(self, given: Tensor) -> Tensor:
         """Return the logits [N, C] for features."""
-        logits: Tensor = super().forward(given)
-        return logits.flatten(1)  # of SqueezeNet the network itself drops the two last dimensions
+        for layer in self:
+            given = layer(given)
+        return given.flatten(1)  # of SqueezeNet the network itself drops the two last dimensions
 
     def layers(self) -> tuple[str, ...]:
         """Return the names that the layers have in the network."""
@@ -72,8 +73,8 @@ def obstacle(network: nn.Module) -> str:
 
 def _draws(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
-        return module.dropout > 0
-    return isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0
+        return bool(module.dropout > 0)
+    return isinstance(module, _DropoutNd | StochasticDepth) and bool(module.p > 0)
 
 
 @torch.no_grad()

@@ -175,7 +175,8 @@ class _Run:
                 sheet=SHEET,
             )
         reader, set_mode = self.reader, self.freezing.set_mode
-        network, normalise = self.plain, reader.preprocessing.normalise
+        network = self.plain
+        normalise: Callable[[Tensor], Tensor] = reader.preprocessing.normalise
         if self.probe is not None:
             autocast, device = self.recipe.autocast(), self.rank.device
             reader = feature_reader(reader, network, self.probe, self.folder, device, autocast)
