@@ -279,6 +279,7 @@ def test_when_every_trial_dies_the_search_fails_with_the_first_error(
 
 
 @pytest.mark.end_to_end
+@pytest.mark.timeout(900)
 def test_the_command_searches_on_ray_workers_and_trains_with_the_best(
     tmp_path: Path, write_table: Write
 ) -> None:
