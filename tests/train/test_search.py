@@ -24,7 +24,7 @@ from catalog_batch.train.pipeline import TABLE, train_and_register
 from catalog_batch.train.search import SearchSummary, search_settings
 from catalog_batch.train.search_report import results_figure
 from catalog_batch.train.search_results import Epoch, Outcome, TrialResult
-from catalog_batch.train.search_space import SearchOptions
+from catalog_batch.train.search_space import SearchOptions, Trial
 from catalog_batch.train.search_trials import TUNE, scheduler_for
 from catalog_batch.train.trainer import BUNDLE, RUN, train_classifier
 
@@ -222,6 +222,7 @@ def test_a_table_without_validation_rows_has_nothing_to_choose_by(
         search(tmp_path, GRID, "grid")
 
 
+@pytest.mark.end_to_end
 def test_asha_stops_a_bad_trial_and_a_second_start_has_nothing_to_do(
     tmp_path: Path, write_table: Write
 ) -> None:
@@ -245,9 +246,9 @@ def test_asha_stops_a_bad_trial_and_a_second_start_has_nothing_to_do(
     assert (same.results, same.best) == (summary.results, good)
 
 
-def test_asha_compares_with_the_trials_of_an_earlier_start(grid: Search) -> None:
+def test_asha_compares_with_the_trials_of_an_earlier_start(tmp_path: Path) -> None:
     options = SearchOptions(method="asha", metric="validation_accuracy", reduction_factor=2)
-    trial = grid.summary.results[0].trial
+    trial = Trial("asha-0001", {}, settings_for_test(tmp_path).train)
     known = TrialResult(trial, Outcome.FINISHED, [Epoch(0, 1.0, 0.8, True, 1.0)])
     unfinished = TrialResult(trial, Outcome.UNFINISHED, [Epoch(0, 0.1, 0.99, True, 1.0)])
     for accuracy, decision in {0.7: "STOP", 0.9: "CONTINUE"}.items():
@@ -278,6 +279,7 @@ def test_when_every_trial_dies_the_search_fails_with_the_first_error(
 
 
 @pytest.mark.end_to_end
+@pytest.mark.timeout(900)
 def test_the_command_searches_on_ray_workers_and_trains_with_the_best(
     tmp_path: Path, write_table: Write
 ) -> None:

@@ -179,8 +179,7 @@ def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any])
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     }
-    more = changed.get("trials", (0, 0))
-    if now["method"] == "grid" or more[1] > more[0]:
+    if now["method"] == "grid" or now["trials"] > before.get("trials", 0):
         changed.pop("trials", None)
     if changed:
         raise ConfigError(

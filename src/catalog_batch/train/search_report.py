@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from rich.text import Text
 
@@ -59,13 +60,15 @@ def write_table(folder: Path, space: SearchSpace, results: Sequence[TrialResult]
     writer.writerow([*names, "seconds", *(f"train.{name}" for name in space.axes), "error"])
     for result in results:
         kept = result.kept
-        figures = [kept.validation_accuracy, kept.validation_loss, kept.epoch + 1] if kept else []
+        figures: list[Any] = ["", "", ""]
+        if kept is not None:
+            figures = [kept.validation_accuracy, kept.validation_loss, kept.epoch + 1]
         writer.writerow(
             [
                 result.trial.name,
                 result.outcome,
                 len(result.epochs),
-                *(figures or ["", "", ""]),
+                *figures,
                 round(result.seconds, 1),
                 *result.trial.values.values(),
                 result.error,
@@ -159,7 +162,7 @@ def _draw_curves(
 ) -> None:
     metric = space.options.metric
     axes.set(xlabel="epoch", ylabel=metric.replace("_", " "))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # The best one last, so that it lies on top.
     for result in sorted(results, key=lambda result: result is best):
         if result.epochs:

@@ -119,11 +119,11 @@ def run_trials(
                 verbose=0,
             ),
         )
-        ended = tuner.fit()
+        grid = tuner.fit()
     shutil.rmtree(folder / TUNE, ignore_errors=True)
-    for result, its_end in zip(waiting, ended, strict=True):
-        if its_end.error is not None:
-            result.error = _in_one_line(its_end.error)
+    for number, result in enumerate(waiting):
+        if (error := grid[number].error) is not None:
+            result.error = _in_one_line(error)
             on_change(result, None)
 
 
@@ -223,7 +223,7 @@ def _past_epochs(run_folder: Path) -> Iterator[dict[str, Any]]:
 def scheduler_for(options: SearchOptions, results: Sequence[TrialResult]) -> TrialScheduler:
     """Return what stops trials early; it knows those that ended in an earlier start."""
     if options.method != "asha":
-        return FIFOScheduler()
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     epochs = max(result.trial.settings.epochs for result in results)
     scheduler = ASHAScheduler(
         time_attr="epochs",
