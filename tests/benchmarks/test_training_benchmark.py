@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,8 @@ def test_the_sum_over_pixels_knows_no_order_but_every_pixel() -> None:
 
 def test_the_steady_state_is_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     # 2,304 images are 72 batches; 32 of them are held to be drawn from, 10 warm up.
-    monkeypatch.setattr(reading.time, "perf_counter", iter([0.0, *clock_of(72), 99.0]).__next__)
+    clock = SimpleNamespace(perf_counter=iter([0.0, *clock_of(72), 99.0]).__next__)
+    monkeypatch.setattr(reading, "time", clock)
     pace = reading.time_epoch([(torch.zeros(32), None)] * 72, 2304)
     assert (pace.images, pace.seconds, pace.first_batch_seconds) == (2304, 99.0, 5.0)
     assert pace.steady_images_per_second == pytest.approx(32 / 0.5)
@@ -175,10 +177,10 @@ def steps(data: TrainingData) -> step.LaneRuns:
 
 
 def test_our_loop_computes_what_the_bare_one_does(steps: step.LaneRuns) -> None:
-    step.require_same_loss(steps, 1e-4)
+    step.require_same_loss(steps, step.SAME_LOSS["fp32"])
     bare, ours = (steps[lane][0]["loss"] for lane in (stepping.BARE, stepping.OURS))
-    assert ours == pytest.approx(bare, rel=1e-3)
-    assert bare != pytest.approx(steps[stepping.BARE][0]["warm_up_loss"], rel=1e-3)
+    assert ours == pytest.approx(bare, rel=1e-2)
+    assert bare != pytest.approx(steps[stepping.BARE][0]["warm_up_loss"], rel=1e-2)
 
 
 def test_augmented_and_read_pictures_are_others(steps: step.LaneRuns) -> None:
