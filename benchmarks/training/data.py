@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from benchmarks.ingest.photos import DATA, SMALL, Dataset, make_photos
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 
@@ -88,9 +89,8 @@ def make_large_file(stored: TrainingData, count: int, data: Path) -> TrainingDat
         print(f"writing one file of {count:,} rows", flush=True)
         partial = data / f"{made.folder.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        once = DeltaTable(str(stored.table)).to_pyarrow_table()
-        rows = pa.concat_tables([once] * -(-count // stored.count)).slice(0, count)
-        _write_table(rows.select(SCHEMA.names).cast(SCHEMA), TrainingData(partial, count).table)
+        rows = pa.concat_tables([_read_table(stored.table)] * -(-count // stored.count))
+        _write_table(rows.slice(0, count), TrainingData(partial, count).table)
         partial.rename(made.folder)
     return made
 
@@ -118,6 +118,14 @@ def _stored_row(named: tuple[int, Path, str]) -> dict[str, Any]:
         "taxonomy_version": 1,
         "split": "train",
     }
+
+
+def _read_table(table: Path) -> pa.Table:
+    # deltalake's own way to Arrow fails on a partitioned table with pyarrow 14.
+    paths = [uri.removeprefix("file://") for uri in DeltaTable(str(table)).file_uris()]
+    rows = pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
+    splits = pa.array(["train"] * len(rows), pa.string())
+    return rows.append_column("split", splits).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _write_table(rows: pa.Table, table: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks.training import grocery_store, input, reading, step, stepping
 from benchmarks.training.data import TrainingData, make_large_file, store_photos
 from benchmarks.training.input import BARE, LOADER, OURS, Lane, LaneRuns, Size
 from benchmarks.training.stepping import AUGMENTED, READ, Setup
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 from PIL import Image
 from tests.commands import ROOT
 
@@ -71,10 +72,11 @@ def written(results: Path, suffix: str) -> str:
 
 
 def test_the_stored_table_has_the_bytes_of_the_files(data: TrainingData) -> None:
-    rows = DeltaTable(str(data.table)).to_pyarrow_table().to_pylist()
+    (url,) = resolve_snapshot(str(data.table)).splits["train"].urls
+    rows = pq.ParquetFile(url.removeprefix("file://")).read()
     contents = {path.read_bytes() for path in data.files.glob("*/*.jpg")}
     assert len(rows) == COUNT
-    assert {row["content"] for row in rows} == contents
+    assert set(rows["content"].to_pylist()) == contents
     assert len(contents) == COUNT
 
 
@@ -104,7 +106,8 @@ def test_the_sum_over_pixels_knows_no_order_but_every_pixel() -> None:
 
 def test_the_steady_state_is_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     # 2,304 images are 72 batches; 32 of them are held to be drawn from, 10 warm up.
-    monkeypatch.setattr(reading.time, "perf_counter", iter([0.0, *clock_of(72), 99.0]).__next__)
+    clock = SimpleNamespace(perf_counter=iter([0.0, *clock_of(72), 99.0]).__next__)
+    monkeypatch.setattr(reading, "time", clock)
     pace = reading.time_epoch([(torch.zeros(32), None)] * 72, 2304)
     assert (pace.images, pace.seconds, pace.first_batch_seconds) == (2304, 99.0, 5.0)
     assert pace.steady_images_per_second == pytest.approx(32 / 0.5)
@@ -170,15 +173,20 @@ def small_setup(**changes: Any) -> Setup:
 @pytest.fixture(scope="module")
 def steps(data: TrainingData) -> step.LaneRuns:
     """Take two steps of each lane in this process, after two that warm up."""
-    setup = small_setup(data=data.folder)
-    return {lane: [stepping.run_lane(lane, setup)] for lane in stepping.LANES}
+    setup, threads = small_setup(data=data.folder), torch.get_num_threads()
+    # Threads of a machine that others use too wait long for each other.
+    torch.set_num_threads(1)
+    try:
+        return {lane: [stepping.run_lane(lane, setup)] for lane in stepping.LANES}
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_our_loop_computes_what_the_bare_one_does(steps: step.LaneRuns) -> None:
-    step.require_same_loss(steps, 1e-4)
+    step.require_same_loss(steps, step.SAME_LOSS["fp32"])
     bare, ours = (steps[lane][0]["loss"] for lane in (stepping.BARE, stepping.OURS))
-    assert ours == pytest.approx(bare, rel=1e-3)
-    assert bare != pytest.approx(steps[stepping.BARE][0]["warm_up_loss"], rel=1e-3)
+    assert ours == pytest.approx(bare, rel=1e-2)
+    assert bare != pytest.approx(steps[stepping.BARE][0]["warm_up_loss"], rel=1e-2)
 
 
 def test_augmented_and_read_pictures_are_others(steps: step.LaneRuns) -> None:
@@ -219,9 +227,10 @@ import sys
 for name in ("pyspark", "ray", "petastorm", "pydantic", "pyarrow", "deltalake", "mlflow", "pandas"):
     sys.modules[name] = None
 from pathlib import Path
-from benchmarks.training import step
+from benchmarks.training import step, stepping
 from benchmarks.training.stepping import LANES, READ, Setup, run_lane
 assert step.photos_to_read(Path("photos")) is None
+stepping.torch.set_num_threads(1)
 setup = Setup("resnet18", batch_size=2, side=32, warm_up=1, steps=1)
 print([lane for lane in LANES if lane != READ and run_lane(lane, setup)["steps"] == 1])
 """
@@ -253,7 +262,8 @@ def test_the_manifest_has_the_levels_that_are_reported(tmp_path: Path) -> None:
 def test_the_settings_of_the_run_are_known_ones() -> None:
     settings = grocery_store.read_settings(grocery_store.SETTINGS)
     for start in ({}, grocery_store.QUICK, grocery_store.CONTROL):
-        given = load_settings([], {}, grocery_store.overrides({**settings, **start})).train
+        options = grocery_store.overrides({**settings, **start})
+        given = load_settings([], {}, [option.removeprefix("--set=") for option in options]).train
         assert given.architecture == "mobilenet_v2"
         assert given.epochs == {**settings, **start}["epochs"]
 
