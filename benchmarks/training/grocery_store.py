@@ -213,7 +213,9 @@ def main() -> None:
     # One short epoch of small pictures shows that all runs, and not how good it gets.
     goals = [] if given.quick else goals_of(models[0], names)
     page = page_of(models, names, settings)
-    write_result("training-grocery-store", result, page, goals, "make bench-training")
+    command = "python -m benchmarks.training.grocery_store"
+    command += " --skip-control" if given.skip_control else ""
+    write_result("training-grocery-store", result, page, goals, command)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Without that last lane torch, torchvision and numpy are enough: on a machine wit
 import argparse
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -155,18 +156,20 @@ def page_of(task: Task, found: dict[str, LaneRuns]) -> str:
     )
 
 
-def question(task: Task) -> str:
-    """Name the result's files: the CPU in fp32 has the plain name."""
+def question(task: Task, architectures: Sequence[str] = ARCHITECTURES) -> str:
+    """Name the result's files after what differs from the defaults."""
     parts = ["training-step", task.device, task.precision]
+    parts += [] if task.batch_size == BATCH else [f"batch{task.batch_size}"]
+    parts += [] if list(architectures) == list(ARCHITECTURES) else architectures
     return "-".join(part for part in parts if part not in ("cpu", "fp32"))
 
 
-def command_of(task: Task) -> str:
+def command_of(task: Task, architectures: Sequence[str] = ARCHITECTURES) -> str:
     """Return the command that makes this result; ``make`` knows the defaults alone."""
-    if (task.device, task.precision, task.batch_size) == ("cpu", "fp32", BATCH):
+    if question(task, architectures) == "training-step":
         return "make bench-training"
     options = f"--device {task.device} --precision {task.precision} --batch-size {task.batch_size}"
-    return f"python -m benchmarks.training.step {options}"
+    return f"python -m benchmarks.training.step {options} --architecture {' '.join(architectures)}"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -205,7 +208,9 @@ def main() -> None:
         "batch_size": task.batch_size,
         "architectures": found,
     }
-    write_result(question(task), result, page_of(task, found), goals, command_of(task))
+    names = given.architecture
+    page = page_of(task, found)
+    write_result(question(task, names), result, page, goals, command_of(task, names))
 
 
 if __name__ == "__main__":

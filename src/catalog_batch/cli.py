@@ -8,6 +8,7 @@ import difflib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -295,7 +296,10 @@ def search(
         from catalog_batch.train.search import search_settings
 
         tell_results(
-            search_settings(settings, run, space, table_version, name, at_once, tell_epoch, utc_now)
+            search_settings(
+                settings, run, space, table_version, name, at_once, tell_epoch, utc_now
+            ),
+            settings.warehouse,
         )
 
     _run_job("search", work, warehouse, profile, overrides, log_format, config)
@@ -597,13 +601,15 @@ def tell_epoch(event: dict[str, Any]) -> None:
         logger.info("training: %s", event)
 
 
-def tell_results(summary: "SearchSummary") -> None:
+def tell_results(summary: "SearchSummary", warehouse: str) -> None:
     """Print a search's trials, best first, on a terminal."""
     from catalog_batch.train.search_report import results_table
 
     if console().is_terminal:
         console().print(results_table(summary.space, summary.results))
-        console().print(f"Next: catalog-batch train --config {summary.folder}/best.toml")
+        best = shlex.quote(f"{summary.folder}/best.toml")
+        command = f"catalog-batch train --config {best} --warehouse {shlex.quote(warehouse)}"
+        console().print(f"Next: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_checks(checks: Sequence["Check"]) -> None:

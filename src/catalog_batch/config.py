@@ -1,8 +1,8 @@
 """Every setting, with its unit, default, bounds and what it trades.
 
 Values come from, later over earlier: the defaults below, ``conf/base.toml``,
-``conf/<profile>.toml``, ``CATALOG_BATCH__SECTION__KEY`` in the environment, and
-``--set section.key=value``.
+``conf/<profile>.toml``, the file of ``--config``, ``CATALOG_BATCH__SECTION__KEY`` in the
+environment, and ``--set section.key=value``.
 """
 
 import difflib
@@ -26,7 +26,8 @@ def _split_at_commas(value: Any) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An infinite number has no place in TOML, in which settings come and go.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SparkSettings(_Section):

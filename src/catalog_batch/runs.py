@@ -134,7 +134,7 @@ def open_run(job: str, settings: Settings, clock: Clock) -> Iterator[Run]:
 
 
 def config_hash(settings: Settings) -> str:
-    """Return 16 hexadecimal digits that change with any setting."""
+    """Return 16 hexadecimal digits that change with any setting that is reported."""
     return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
 
 

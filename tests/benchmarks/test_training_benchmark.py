@@ -218,7 +218,9 @@ def test_the_result_of_steps_has_every_network_and_its_goal(
     assert stored["question"] == "training-step-bf16"
     assert stored["goals"][0]["bound"] == 0.95
     assert stored["goals"][0]["value"] == pytest.approx(paces["ours"] / paces["bare"])
-    assert "training.step --device cpu --precision bf16 --batch-size 32`" in written(results, "md")
+    assert "training.step --device cpu --precision bf16 --batch-size 32 --arch" in written(
+        results, "md"
+    )
 
 
 def test_steps_fed_from_memory_need_torch_and_no_more() -> None:

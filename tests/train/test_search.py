@@ -191,6 +191,13 @@ def test_a_search_is_not_gone_on_with_as_another_one(
         search(grid.root, space, "grid", **changes)
 
 
+def test_a_training_does_not_take_the_name_of_a_search(grid: Search) -> None:
+    overrides = ["train.num_workers=0", "train.device=cpu", f"warehouse={grid.root}"]
+    settings = load_settings([grid.summary.folder / "best.toml"], overrides=overrides)
+    with pytest.raises(ConfigError, match="'grid' is a search"):
+        train_and_register(settings, open_run(), None, "grid", lambda event: None, lambda: NOW)
+
+
 def test_a_search_does_not_take_the_name_of_a_training_run(grid: Search) -> None:
     with pytest.raises(ConfigError, match="'grid-0001' is a training run"):
         search(grid.root, GRID, "grid-0001")

@@ -130,6 +130,12 @@ def test_more_trials_than_combinations_are_refused(tmp_path: Path) -> None:
         values_of(tmp_path, text)
 
 
+def test_a_range_of_few_numbers_ends_in_a_refusal(tmp_path: Path) -> None:
+    text = 'trials = 12\n[space]\n"train.ema_decay" = { uniform = [0.999, 0.9999] }'
+    with pytest.raises(ConfigError, match="Only 10 different combinations were drawn"):
+        values_of(tmp_path, text)
+
+
 def test_a_grid_that_nobody_waits_for_is_refused(tmp_path: Path) -> None:
     sizes = list(range(1, 34))
     text = f'method = "grid"\n[space]\n"train.batch_size" = {sizes}\n"train.patience" = {sizes}'

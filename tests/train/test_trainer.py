@@ -229,7 +229,8 @@ def test_a_rank_that_hangs_is_ended_and_the_run_goes_on(
         model = train(training_table, tmp_path / "runs", **changes)
         assert [report.train_rows for report in model.history] == [48, 48]
     else:
-        with pytest.raises(CatalogBatchError, match=r"Rank 1 of 2 did nothing.*\(<lambda>\)"):
+        # The other rank waits for this one, and may be the first to be ended.
+        with pytest.raises(CatalogBatchError, match=r"Rank [01] of 2 did nothing"):
             train(training_table, tmp_path / "runs", **changes)
     assert (tmp_path / "runs" / "run-1" / "stalled.txt").is_file()
 
@@ -354,7 +355,8 @@ def test_a_run_stopped_within_an_epoch_repeats_the_undisturbed_one(
     monkeypatch.undo()
     told: list[Event] = []
     resumed = train(training_table, tmp_path / "runs", **changes, on_event=told.append)
-    assert told[0] == {"event": "resumed", "checkpoint": "checkpoint_000001_00000004"}
+    checkpoint = "checkpoint_000001_00000004"
+    assert told[0] == {"event": "resumed", "checkpoint": checkpoint, "epoch": 1}
     assert [(r.train_loss, r.validation_loss, r.train_rows) for r in resumed.history] == [
         (r.train_loss, r.validation_loss, r.train_rows) for r in undisturbed.history
     ]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from catalog_batch.errors import BadInputError
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -22,7 +24,7 @@ class FeatureFile:
         size = (max(rows, 1), *self.shape)
         with tempfile.TemporaryFile(dir=folder) as file:
             # A full disk is an error here, and the end of the process once the file is mapped.
-            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(size))
+            _make_room(file.fileno(), 4 * math.prod(size), folder)
             self._values = np.memmap(file, np.float32, "r+", shape=size)
         self._places: dict[str, int] = {}
 
@@ -34,3 +36,13 @@ class FeatureFile:
     def __call__(self, image_id: str) -> Floats:
         """Return the features of a picture."""
         return np.asarray(self._values[self._places[image_id]])
+
+
+def _make_room(file: int, size: int, folder: Path) -> None:
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        raise BadInputError(
+            f"There is no room for {size / 2**30:.3g} GiB of features in {folder}: {error}. Free "
+            "some, or set train.features_gib to 0: then each epoch computes them again."
+        ) from error

@@ -26,7 +26,7 @@ from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import PASSING, OnEvent
 from catalog_batch.train.run_report import write_run_report
 from catalog_batch.train.tracking.trackers import Trackers, open_trackers
-from catalog_batch.train.trainer import TrainedModel, train_classifier
+from catalog_batch.train.trainer import TrainedModel, plan_training, train_planned
 
 JOB = "train"
 logger = logging.getLogger(__name__)
@@ -69,26 +69,19 @@ def train_and_register(
     require_tables(settings.warehouse)
     lease_hours = settings.maintenance.lease_hours
     commit = git_commit()
-    with (
-        held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew,
-        _tracked(settings, name, commit) as trackers,
-    ):
-        trained = train_classifier(
-            f"{settings.warehouse}/{TABLE}",
-            version,
-            settings.train,
-            settings.runs_folder,
-            name,
-            commit,
-            run.started_at.isoformat(),
-            _telling(renew, trackers, on_event),
-        )
-        registry = Registry(settings.registry_folder)
-        model, is_new = _registered(settings, registry, name, trained)
-        is_new |= publish_evaluation(settings.warehouse, model, trained.judgement)
-        report = _reported(settings, registry, model, trained)
-        trackers.log_artefacts([Path(report), trained.bundle_folder / SPEC])
-        trackers.end(trained.metrics)
+    with held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew:
+        table, runs = f"{settings.warehouse}/{TABLE}", settings.runs_folder
+        # Before any tracker hears of it: what is refused is no part of the run.
+        planned = plan_training(table, version, settings.train, runs, name)
+        with _tracked(settings, name, commit) as trackers:
+            tell = _telling(renew, trackers, on_event)
+            trained = train_planned(planned, commit, run.started_at.isoformat(), tell)
+            registry = Registry(settings.registry_folder)
+            model, is_new = _registered(settings, registry, name, trained)
+            is_new |= publish_evaluation(settings.warehouse, model, trained.judgement)
+            report = _reported(settings, registry, model, trained)
+            trackers.log_artefacts([Path(report), trained.bundle_folder / SPEC])
+            trackers.end(trained.metrics)
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
     run.rows_in = run.rows_out = trained.history[-1].train_rows
     run.table_versions = {TABLE: trained.snapshot_version}

@@ -147,9 +147,15 @@ class ShardReader:
         return counts[self.rank].tolist(), balanced_quotas(counts)[self.rank].tolist()
 
     def _balanced(self, rows: Rows, draw: random.Random) -> Rows:
+        # Counted here, and not while the first batch is waited for: it takes its time.
+        counts, quotas = self._class_rows
         labelled = ((row, self._labels[str(row[2])]) for row in rows)
-        with closing(rows):
-            yield from balanced(labelled, *self._class_rows, draw)
+
+        def drawn() -> Rows:
+            with closing(rows):
+                yield from balanced(labelled, counts, quotas, draw)
+
+        return drawn()
 
     def _rows(self, split: str, seed: int | None) -> Rows:
         expected = self.snapshot.rows_of_shard(split, self.rank, self.world_size)

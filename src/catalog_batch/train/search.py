@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from catalog_batch.config import Settings
+from catalog_batch.config import Settings, TrainSettings
 from catalog_batch.errors import (
     BadInputError,
     CatalogBatchError,
@@ -35,12 +35,15 @@ from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
 from catalog_batch.train.trainer import (
     MAY_CHANGE,
     RUN,
+    SEARCH,
     absolute_weights,
     require_network,
     require_recipe,
 )
 
-SEARCH = "search.json"
+ELSEWHERE = MAY_CHANGE - {"num_workers"}
+"""Settings that say nothing of a model; the workers' number is a factor of the batch."""
+
 OF_THE_NETWORK = {"architecture", "head", "freeze", "image_side", "weights"}
 
 
@@ -88,13 +91,13 @@ def search_settings(
     train = settings.train
     train = train.model_copy(update={"weights": absolute_weights(train.weights)})
     space = load_space(space_file, train, MAY_CHANGE)
-    trials = space.trials(name, train)
+    trials = [_with_absolute_weights(trial) for trial in space.trials(name, train)]
     version = _pinned_version(folder, version)
     hours = settings.maintenance.lease_hours
     with held_lease(settings.warehouse, TABLE, version, name, hours, clock) as renew:
         snapshot = resolve_snapshot(f"{settings.warehouse}/{TABLE}", version)
         _refuse_unfit(snapshot, trials)
-        _start_or_resume(folder, space, settings, snapshot)
+        _start_or_resume(folder, space, train, snapshot)
         results = read_results(folder, trials)
         ended_before = _ended(results)
         plan = TrialPlan(
@@ -113,6 +116,11 @@ def search_settings(
     run.finish(Status.PUBLISHED if _ended(results) > ended_before else Status.NOTHING_TO_DO)
     _describe(run, folder, space, results, best, snapshot)
     return SearchSummary(folder, space, results, best)
+
+
+def _with_absolute_weights(trial: Trial) -> Trial:
+    weights = absolute_weights(trial.settings.weights)
+    return replace(trial, settings=trial.settings.model_copy(update={"weights": weights}))
 
 
 def _ended(results: Sequence[TrialResult]) -> int:
@@ -152,17 +160,19 @@ def _refuse_unfit(snapshot: Snapshot, trials: Sequence[Trial]) -> None:
 
 
 def _start_or_resume(
-    folder: Path, space: SearchSpace, settings: Settings, snapshot: Snapshot
+    folder: Path, space: SearchSpace, train: TrainSettings, snapshot: Snapshot
 ) -> None:
     """Write down what the search is, or compare it with what was written down."""
     fixed = {
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
         **space.options.model_dump(),
+        # What is drawn for a setting depends on those before it.
+        "order": list(space.axes),
         **{f"space.{name}": values for name, values in space.written.items()},
         **{
             f"train.{name}": value
-            for name, value in settings.train.model_dump(exclude=MAY_CHANGE).items()
+            for name, value in train.model_dump(exclude=ELSEWHERE).items()
             if name not in space.axes
         },
     }
@@ -221,7 +231,7 @@ def _published(
             "that, and run again with the same --name: failed trials are tried again."
         )
     write_figure(folder, space, results, best)
-    write_best(folder, space, best, MAY_CHANGE, snapshot.version)
+    write_best(folder, space, best, ELSEWHERE, snapshot.version)
     return best
 
 

@@ -34,6 +34,9 @@ MOST_TRIALS = 1000
 DIGITS = 4
 """Significant digits of a number that is drawn."""
 
+DRAWS_PER_TRIAL = 1_000
+"""Draws after which the space is taken to hold no more combinations."""
+
 Metric = Literal["validation_accuracy", "validation_loss"]
 
 
@@ -177,11 +180,18 @@ class SearchSpace:
             )
         rng = np.random.default_rng(self.options.seed)
         seen: set[tuple[Any, ...]] = set()
-        while len(seen) < self.options.trials:
+        for _ in range(DRAWS_PER_TRIAL * self.options.trials):
             values = {name: axis.draw(rng) for name, axis in self.axes.items()}
             if (key := tuple(values.values())) not in seen:
                 seen.add(key)
                 yield values
+            if len(seen) == self.options.trials:
+                return
+        raise ConfigError(
+            f"Only {len(seen)} different combinations were drawn, for numbers are rounded to "
+            f"{DIGITS} digits: fewer than trials = {self.options.trials}. Lower trials, or widen "
+            "the ranges."
+        )
 
 
 def load_space(path: Path, base: TrainSettings, elsewhere: Set[str] = frozenset()) -> SearchSpace:

@@ -1,6 +1,9 @@
 """What the machine is doing: processors, memory, and the GPU of this process."""
 
+from contextlib import suppress
+
 import psutil
+import pynvml
 import torch
 
 GIB = 2**30
@@ -24,6 +27,7 @@ def system_figures(device: torch.device) -> dict[str, float]:
     }
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        figures["gpu_percent"] = float(torch.cuda.utilization(device))
         figures["gpu_memory_gib"] = (total - free) / GIB
+        with suppress(RuntimeError, pynvml.NVMLError):  # A part of a GPU has no load of its own.
+            figures["gpu_percent"] = float(torch.cuda.utilization(device))
     return figures

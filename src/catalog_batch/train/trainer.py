@@ -33,6 +33,7 @@ from catalog_batch.train.worker import recipe_settings
 logger = logging.getLogger(__name__)
 
 RUN = "run.json"
+SEARCH = "search.json"
 BUNDLE = "bundle"
 
 MAY_CHANGE = {
@@ -45,6 +46,7 @@ MAY_CHANGE = {
     "reader_threads",
     "decode_threads",
     "stall_seconds",
+    "features_gib",
     "trackers",
     "mlflow_uri",
     "wandb_mode",
@@ -96,12 +98,49 @@ def train_classifier(
         ReconciliationError: When the workers did not see exactly the snapshot's rows.
         CatalogBatchError: When training failed more often than ``max_failures``.
     """
+    planned = plan_training(table_uri, version, settings, runs_folder, run_id)
+    return train_planned(planned, git_commit, created_at, on_event)
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """A run that was begun or found: its settings and data are checked, and it has its folder."""
+
+    folder: Path
+    settings: TrainSettings
+    snapshot: Snapshot
+
+
+def plan_training(
+    table_uri: str,
+    version: int | None,
+    settings: TrainSettings,
+    runs_folder: Path,
+    run_id: str,
+) -> PlannedTraining:
+    """Check all that can be checked before anything starts, and write down what the run is.
+
+    Raises:
+        BadInputError: For a table, version or setting that cannot be trained with, or that is not
+            the one the run was started with.
+    """
     folder = (runs_folder / run_id).resolve()
     settings = settings.model_copy(update={"weights": absolute_weights(settings.weights)})
     snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
     snapshot.require_shards(max(1, settings.num_workers))
     require_network(settings, snapshot)
     _start_or_resume(folder, settings, snapshot)
+    return PlannedTraining(folder, settings, snapshot)
+
+
+def train_planned(
+    planned: PlannedTraining,
+    git_commit: str,
+    created_at: str,
+    on_event: events.OnEvent = lambda event: None,
+) -> TrainedModel:
+    """Do what is planned; arguments and errors as of ``train_classifier``."""
+    folder, settings, snapshot = planned.folder, planned.settings, planned.snapshot
     with events.following(folder, on_event):
         final = _final_checkpoint(folder)
         if final is None:
@@ -110,7 +149,7 @@ def train_classifier(
     if final is None:
         raise CatalogBatchError(
             f"Training ended without an evaluated checkpoint in {folder}. Run again with run id "
-            f"{run_id!r} to go on from the last whole one."
+            f"{folder.name!r} to go on from the last whole one."
         )
     return _bundled(folder, final, settings, snapshot, git_commit, created_at)
 
@@ -194,6 +233,11 @@ def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) 
         "table_version": snapshot.version,
         **settings.model_dump(exclude=MAY_CHANGE),
     }
+    if (folder / SEARCH).is_file():
+        raise ConfigError(
+            f"{folder.name!r} is a search. Give the training another run name; "
+            f"{folder.name}-0001, ... are the search's trials."
+        )
     if not (folder / RUN).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.write_json(folder, RUN, fixed)

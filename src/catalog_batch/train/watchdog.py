@@ -4,6 +4,7 @@ A rank that waits for others has a limit of its own, but one that hangs in the n
 or on a disk would keep all of them for ever.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -19,6 +20,9 @@ LOOKS = 20
 
 DEEPEST = 3
 """Frames told of where the process stood."""
+
+SECONDS_TO_TELL = 10.0
+"""Longest wait for the file to be written."""
 
 
 class Watchdog:
@@ -68,18 +72,26 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
+        # What hangs may be the disk that this is written to.
+        telling = Thread(target=self._tell, name="watchdog tells", daemon=True)
+        telling.start()
+        telling.join(SECONDS_TO_TELL)
+        # Nothing less ends a thread that hangs in a library.
+        os._exit(EXIT_CODE)
+
+    def _tell(self) -> None:
         text = (
             f"{self._who} did nothing for {self._seconds:g} seconds, at {self._place()}. Look at "
             "its machine, its disks and its GPU, or raise train.watchdog_minutes. "
         )
-        try:
-            # Those that wait for a rank that hangs may tell of it as well.
-            with (self._folder / STALLED).open("a", encoding="utf-8") as file:
-                file.write(text)
-        finally:
-            # Nothing less ends a thread that hangs in a library.
-            os._exit(EXIT_CODE)
+        # Those that wait for a rank that hangs may tell of it as well.
+        with (self._folder / STALLED).open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def _place(self) -> str:
-        frames = traceback.extract_stack(sys._current_frames()[self._watched])[-DEEPEST:]
-        return ", ".join(f"{Path(f.filename).name}:{f.lineno} ({f.name})" for f in frames)
+        stack = traceback.walk_stack(sys._current_frames()[self._watched])
+        deepest = list(itertools.islice(stack, DEEPEST))[::-1]
+        return ", ".join(
+            f"{Path(frame.f_code.co_filename).name}:{line} ({frame.f_code.co_name})"
+            for frame, line in deepest
+        )

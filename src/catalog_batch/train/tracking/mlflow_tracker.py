@@ -119,10 +119,11 @@ def _open_other(uri: str) -> Any:
 
     try:
         return open_client(uri)
-    except MlflowException as error:
-        # Nothing was asked of a server yet: it is the URI. Its text may hold a password.
+    except MlflowException:
+        # Nothing was asked of a server yet: it is the URI, which the error quotes. It may hold a
+        # password.
         raise ConfigError(
-            f"train.mlflow_uri is refused: {error}. Give the address of an MLflow server, such as "
-            "http://HOST:5000, or of its database, such as sqlite:////PATH/mlflow.db; or leave it "
-            "empty for the registry's own store."
-        ) from error
+            "train.mlflow_uri is no address that MLflow knows. Give that of an MLflow server, such "
+            "as http://HOST:5000, or of its database, such as sqlite:////PATH/mlflow.db; or leave "
+            "it empty for the registry's own store."
+        ) from None

@@ -27,9 +27,6 @@ class TrackedRun:
 
     git_commit: str
 
-    earlier_epochs: frozenset[int] = frozenset()
-    """Epochs that were told before, to whatever tracked the run then."""
-
 
 class Tracker(Protocol):
     """One run in one place. Its constructor opens it, and finds it again by its name."""

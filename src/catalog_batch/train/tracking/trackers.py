@@ -1,6 +1,8 @@
 """All trackers of a run as one, none of which can cost the training anything."""
 
 import logging
+import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ def open_trackers(settings: Settings, name: str, git_commit: str) -> "Trackers":
     started = [event for event in earlier if event["event"] == "started"]
     # An epoch that was done twice counts as it was the last time.
     epochs = {event["epoch"]: event for event in earlier if event["event"] == "epoch"}
-    run = TrackedRun(name, folder, train.model_dump(), git_commit, frozenset(epochs))
+    run = TrackedRun(name, folder, train.model_dump(), git_commit)
     openers: dict[str, Callable[[], Tracker]] = {
         "mlflow": lambda: MlflowTracker(settings.registry_folder, train.mlflow_uri, run),
         "tensorboard": lambda: TensorBoardTracker(run),
@@ -80,10 +82,10 @@ class Trackers:
             self._open[name] = opener()
         except CatalogBatchError:
             raise
-        except Exception:
+        except Exception as error:
             if is_needed:
                 raise
-            self._warn(name)
+            self._warn(name, error)
 
     def log_event(self, event: Mapping[str, Any]) -> None:
         """Tell all of an event of the run (``train.events``) that concerns them."""
@@ -122,16 +124,21 @@ class Trackers:
         for name, tracker in list(self._open.items()):
             try:
                 tell(tracker)
-            except Exception:
+            except Exception as error:
                 # Servers, disks and three libraries: whatever it is, the training goes on.
                 del self._open[name]
-                self._warn(name)
+                self._warn(name, error)
 
-    def _warn(self, name: str) -> None:
+    def _warn(self, name: str, error: Exception) -> None:
         logger.warning(
             "tracker %r failed and is told no more of run %s, which goes on; the same run name "
-            "again, later, fills in what is missing",
+            "again, later, fills in what it was not given\n%s",
             name,
             self._folder.name,
-            exc_info=True,
+            without_passwords("".join(traceback.format_exception(error))),
         )
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which no address names a user, nor what the user is known by."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "", text)

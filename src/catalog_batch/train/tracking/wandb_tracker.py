@@ -11,6 +11,9 @@ from catalog_batch.train.tracking.tracker import EXPERIMENT, SYSTEM, TrackedRun
 
 logger = logging.getLogger(__name__)
 
+TOLD = "told.txt"
+"""File in W&B's folder: what of the run was logged, a line each."""
+
 Mode = Literal["offline", "online"]
 
 SECONDS_TO_REACH = 30.0
@@ -35,9 +38,9 @@ class WandbTracker:
         """
         self._wandb = _import_wandb()
         self._seconds_to_reach = seconds_to_reach
-        self._was_here = any(run.folder.glob(f"wandb/*run-*-{run.name}"))
-        self._known = set(run.earlier_epochs) if self._was_here else set[int]()
-        run.folder.mkdir(parents=True, exist_ok=True)
+        self._told = run.folder / "wandb" / TOLD
+        self._told.parent.mkdir(parents=True, exist_ok=True)
+        self._known = set(_lines(self._told))
         self._run = self._begin(mode, run)
         self._run.define_metric("epoch", hidden=True)
         self._run.define_metric("batch", hidden=True)
@@ -52,11 +55,11 @@ class WandbTracker:
 
     def log_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Log a point of each curve."""
-        if epoch not in self._known:
+        if self._is_news(f"epoch {epoch}"):
             for name in figures:
                 self._run.define_metric(name, step_metric="epoch")
             self._run.log({"epoch": epoch, **figures})
-            self._known.add(epoch)
+            self._remember(f"epoch {epoch}")
 
     def log_system(self, batch: int, figures: Mapping[str, float]) -> None:
         """Log figures of the machine; W&B's own look at it is turned off."""
@@ -66,8 +69,9 @@ class WandbTracker:
     def log_artefact(self, path: Path) -> None:
         """Log a picture as such, once, and another file as it is."""
         if path.suffix == ".png":
-            if not self._was_here:
+            if self._is_news(path.name):
                 self._run.log({path.stem: self._wandb.Image(str(path))})
+                self._remember(path.name)
         else:
             self._run.save(str(path), base_path=str(path.parent), policy="now")
 
@@ -75,6 +79,15 @@ class WandbTracker:
         """Log final figures, and close the run; what is not sent in time stays for a sync."""
         self._run.summary.update(dict(metrics))
         self._run.finish(exit_code=0 if succeeded else 1)
+
+    def _is_news(self, item: str) -> bool:
+        return item not in self._known
+
+    def _remember(self, item: str) -> None:
+        """Write down what was logged: what a run that went on offline has cannot be asked for."""
+        self._known.add(item)
+        with self._told.open("a", encoding="utf-8") as told:
+            told.write(f"{item}\n")
 
     def _begin(self, mode: Mode, run: TrackedRun) -> Any:
         errors = self._wandb.errors
@@ -123,6 +136,10 @@ class WandbTracker:
         )
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
 def _import_wandb() -> Any:
     # Read when a run begins: no report of its own errors is sent.
     os.environ["WANDB_ERROR_REPORTING"] = "false"
@@ -130,7 +147,8 @@ def _import_wandb() -> Any:
         import wandb
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "train.trackers has 'wandb', which is not installed. Run: pip install wandb, or "
-            "pip install 'catalog-batch[wandb]'; or take it out of train.trackers."
+            "train.trackers has 'wandb', which is not installed. Run pip install "
+            "'catalog-batch[wandb]', or from a checkout pip install '.[wandb]'; or take it out of "
+            "train.trackers."
         ) from error
     return wandb
