@@ -1,4 +1,4 @@
-"""What tests of the Spark side share: one session, a warehouse each, a clock, small pictures."""
+"""What the tests share: one Spark session, a warehouse each, a registry, a clock, pictures."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from catalog_batch.config import SparkSettings
+from catalog_batch.registry import STORE, open_store
 from catalog_batch.runs import Clock, Run
 from catalog_batch.spark import build_session
 from catalog_batch.warehouse import Warehouse
@@ -28,6 +29,14 @@ def spark() -> Iterator[SparkSession]:
     session = build_session(settings, "catalog-batch tests")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create MLflow's tables once, which takes seconds, for the tests to copy."""
+    folder = tmp_path_factory.mktemp("store")
+    open_store(folder).search_registered_models()
+    return folder / STORE
 
 
 @pytest.fixture

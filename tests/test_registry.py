@@ -20,14 +20,6 @@ def write_sealed(folder: Path, content: str) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create MLflow's tables once, which takes seconds, for the tests to copy."""
-    folder = tmp_path_factory.mktemp("store")
-    open_store(folder).search_registered_models()
-    return folder / STORE
-
-
 @pytest.fixture
 def registry(tmp_path: Path, empty_store: Path) -> Registry:
     """Return a registry without models."""

@@ -13,6 +13,7 @@ import pytest
 import ray
 from tests.commands import run_command
 from tests.empty_tables import create_table
+from tests.train.small import SMALL
 
 from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import CatalogBatchError, ConfigError, TrainingDataError
@@ -30,15 +31,6 @@ from catalog_batch.train.trainer import BUNDLE, RUN, train_classifier
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GRID = 'method = "grid"\n[space]\n"train.learning_rate" = [0.001, 0.01, 0.1]\n'
-SMALL = {
-    "architecture": "mobilenet_v3_small",
-    "weights": "none",
-    "image_side": 32,
-    "batch_size": 8,
-    "epochs": 2,
-    "num_workers": 0,
-    "device": "cpu",
-}
 
 Write = Callable[..., Path]
 Event = dict[str, Any]

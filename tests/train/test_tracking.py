@@ -74,14 +74,6 @@ def follow_a_run_that_is_resumed(settings: Settings, pause: float = 0.0) -> Foll
     return again
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create MLflow's tables once, which takes seconds, for the tests to copy."""
-    folder = tmp_path_factory.mktemp("store")
-    open_store(folder).search_registered_models()
-    return folder / STORE
-
-
 @pytest.fixture
 def root(tmp_path: Path, empty_store: Path) -> Path:
     """Return a warehouse with an empty registry."""

@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from tests.train.small import SMALL
 from torch import nn
 
 from catalog_batch.config import TrainSettings
@@ -40,17 +41,7 @@ Event = dict[str, Any]
 
 
 def settings_for_test(**changes: Any) -> TrainSettings:
-    plain = {
-        "architecture": "mobilenet_v3_small",
-        "weights": "none",
-        "image_side": 32,
-        "batch_size": 8,
-        "epochs": 2,
-        "num_workers": 0,
-        "device": "cpu",
-        "stall_seconds": 60,
-    }
-    return TrainSettings(**{**plain, **changes})
+    return TrainSettings(**{**SMALL, "stall_seconds": 60, **changes})
 
 
 def train(table: Path, runs: Path, version: int | None = None, **changes: Any) -> TrainedModel:

@@ -40,17 +40,14 @@ COUNTED_CLASSES = 20
 
 LONGEST_NAME = 26
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", BLUE: "blue", ORANGE: "orange"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     # A name with two dollar signs is no formula.
     "text.parse_math": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "catalog-batch",
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": LINE,
-    "axes.facecolor": "none",
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.top": False,
@@ -62,6 +59,13 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
     "legend.frameon": False,
+}
+"""Of every figure, also outside a report."""
+
+_IN_A_PAGE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "catalog-batch",
+    "axes.facecolor": "none",
     "figure.facecolor": "none",
 }
 _FONT, _CELL, _POINTS = 6.8, 8.2, 72
@@ -241,7 +245,7 @@ def opacity(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _style() -> AbstractContextManager[None]:
-    return matplotlib.rc_context(_STYLE)
+    return matplotlib.rc_context(STYLE | _IN_A_PAGE)
 
 
 def _legend(figure: Figure) -> None:

@@ -6,6 +6,7 @@ a resume takes the newest checkpoint that is whole, and says which ones it passe
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -90,8 +91,15 @@ def read_recipe(folder: Path) -> RecipeState:
 
 
 def write_json(folder: Path, name: str, value: Mapping[str, Any]) -> None:
-    """Write a JSON file."""
-    (folder / name).write_text(json.dumps(value, indent=1), encoding="utf-8")
+    """Write a JSON file, as ``write_atomically`` does."""
+    write_atomically(folder / name, json.dumps(value, indent=1))
+
+
+def write_atomically(path: Path, contents: str) -> None:
+    """Write a text file in one step: a run that is killed leaves the old one or the new one."""
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_text(contents, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

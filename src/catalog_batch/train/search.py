@@ -26,7 +26,6 @@ from catalog_batch.train.search_results import (
     TrialResult,
     best_of,
     read_results,
-    write_atomically,
     write_results,
 )
 from catalog_batch.train.search_space import SearchSpace, Trial, load_space
@@ -180,7 +179,7 @@ def _start_or_resume(
         before = checkpoints.read_json(folder, SEARCH)
         _refuse_change(folder.name, before, json.loads(json.dumps(fixed)))
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SEARCH, json.dumps(fixed, indent=1))
+    checkpoints.write_json(folder, SEARCH, fixed)
 
 
 def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

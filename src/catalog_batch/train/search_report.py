@@ -15,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from rich.text import Text
 
-from catalog_batch.evaluate.charts import BLUE, INK, LINE, MUTED, ORANGE
+from catalog_batch.evaluate.charts import BLUE, MUTED, ORANGE, STYLE
+from catalog_batch.train.checkpoints import write_atomically
 from catalog_batch.train.search_results import (
     Outcome,
     TrialResult,
     ranked,
-    write_atomically,
 )
 from catalog_batch.train.search_space import Axis, Choice, Range, SearchSpace
 
@@ -30,26 +30,6 @@ BEST = "best.toml"
 
 COLUMNS = 3
 """Panels side by side."""
-
-_STYLE: dict[Any, Any] = {
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": LINE,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "legend.frameon": False,
-}
 
 
 def write_table(folder: Path, space: SearchSpace, results: Sequence[TrialResult]) -> None:
@@ -143,7 +123,7 @@ def results_figure(space: SearchSpace, results: Sequence[TrialResult], best: Tri
     panels = 1 + len(space.axes)
     columns = min(COLUMNS, panels)
     rows = math.ceil(panels / columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure((3.6 * columns, 2.9 * rows + 0.3), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flat
         _draw_curves(next(grid), space, results, best)

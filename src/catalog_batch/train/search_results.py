@@ -5,13 +5,13 @@ model that is chosen, nothing is chosen.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from catalog_batch.train.checkpoints import write_atomically
 from catalog_batch.train.search_space import Metric, SearchOptions, Trial
 
 TRIALS = "trials.json"
@@ -73,13 +73,6 @@ class TrialResult:
     def seconds(self) -> float:
         """Time of the training passes."""
         return sum(epoch.seconds for epoch in self.epochs)
-
-
-def write_atomically(path: Path, contents: str) -> None:
-    """Write a text file in one step: a run that is killed leaves the old one or the new one."""
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_text(contents, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def read_results(folder: Path, trials: Sequence[Trial]) -> list[TrialResult]:
