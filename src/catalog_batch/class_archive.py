@@ -1,4 +1,4 @@
-"""An archive of the classes that a local Spark loads: with it, starts take a fifth less time.
+"""An archive of the classes that a local Spark loads: with it, starts take some seconds less.
 
 Spark, Delta and their libraries are 16,000 classes, which a JVM otherwise reads from JARs, checks
 and links anew in each command. What it loads from an archive was checked when that was written.
@@ -6,7 +6,6 @@ and links anew in each command. What it loads from an archive was checked when t
 Source: JEP 350, Dynamic CDS Archives.
 """
 
-import logging
 import shlex
 import subprocess
 import sys
@@ -22,8 +21,6 @@ ARCHIVE = Path(sys.prefix) / "share" / "catalog-batch" / "spark-classes.jsa"
 _MESSAGES = "-Xlog:disable -Xlog:all=warning:stderr"
 _PRODUCTS = 30
 _MAIN = "from catalog_batch.cli import main; main()"
-
-logger = logging.getLogger(__name__)
 
 
 def archive_options(archive: Path = ARCHIVE) -> str:

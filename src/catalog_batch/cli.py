@@ -527,7 +527,7 @@ def doctor(
         typer.Option(
             "--prepare",
             help="Fetch Delta's JARs if they are missing, and archive Spark's classes: that takes "
-            "a minute, and a fifth off each start.",
+            "a minute, and some seconds off each start.",
         ),
     ] = False,
     warehouse: Warehouse = None,

@@ -44,5 +44,5 @@ def _make_room(file: int, size: int, folder: Path) -> None:
     except OSError as error:
         raise BadInputError(
             f"There is no room for {size / 2**30:.3g} GiB of features in {folder}: {error}. Free "
-            "some, or set train.features_gib to 0: then each epoch computes them again."
+            "some, or begin a new run with train.features_gib = 0, which computes them each epoch."
         ) from error

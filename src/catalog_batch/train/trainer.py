@@ -46,7 +46,6 @@ MAY_CHANGE = {
     "reader_threads",
     "decode_threads",
     "stall_seconds",
-    "features_gib",
     "trackers",
     "mlflow_uri",
     "wandb_mode",
