@@ -15,6 +15,8 @@ import psutil
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import ConfigError
@@ -175,7 +177,12 @@ def curves_in(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
-def test_tensorboard_shows_one_point_an_epoch_also_when_one_was_done_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened_before", range(6, 10))
+def test_tensorboard_shows_one_point_an_epoch_also_when_one_was_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_before: int
+) -> None:
+    # A tenth file of a process has a name before that of the ninth.
+    monkeypatch.setattr(event_file_writer, "_global_uid", AtomicCounter(opened_before))
     folder = follow_a_run_that_is_resumed(settings_for(tmp_path, "tensorboard")).folder
     curves = curves_in(folder / "tensorboard")
     points = [(point.step, point.value) for point in curves.Scalars("loss/train")]

@@ -1,5 +1,6 @@
 """A run as TensorBoard's event files, in the run's folder."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class TensorBoardTracker:
         self._open: Any = SummaryWriter
         self._folder = run.folder / FOLDER
         self._params = {**run.params, "git_commit": run.git_commit}
-        self._curves = self._opened(0)
+        self._curves = self._opened(self._folder, 0)
         self._curves.add_text("settings", _as_table(self._params))
         self._system: Any = None
         self._curves.flush()
@@ -38,7 +39,7 @@ class TensorBoardTracker:
     def go_on_from(self, epoch: int) -> None:
         """Replace what was logged of this epoch and later ones."""
         self._curves.close()
-        self._curves = self._opened(epoch)
+        self._curves = self._opened(self._folder, epoch)
 
     def log_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Log a point of each curve."""
@@ -49,7 +50,7 @@ class TensorBoardTracker:
     def log_system(self, batch: int, figures: Mapping[str, float]) -> None:
         """Log figures of the machine; what was logged of later batches is replaced."""
         if self._system is None:
-            self._system = self._open(str(self._folder / SYSTEM), purge_step=batch)
+            self._system = self._opened(self._folder / SYSTEM, batch)
         for name, value in figures.items():
             self._system.add_scalar(f"{SYSTEM}/{name}", value, batch)
         self._system.flush()
@@ -67,14 +68,26 @@ class TensorBoardTracker:
         if succeeded:
             params = {name: _plain(value) for name, value in self._params.items()}
             figures = {f"final/{name}": value for name, value in metrics.items()}
+            await_a_free_second(self._folder)
             # In the run's own folder: without a name it would look like another run.
             self._curves.add_hparams(params, figures, run_name=".")
         self._curves.close()
         if self._system is not None:
             self._system.close()
 
-    def _opened(self, epoch: int) -> Any:
-        return self._open(str(self._folder), purge_step=epoch)
+    def _opened(self, folder: Path, step: int) -> Any:
+        await_a_free_second(folder)
+        return self._open(str(folder), purge_step=step)
+
+
+def await_a_free_second(folder: Path) -> None:
+    """Wait, a second at the most, until a new event file comes after those that are there.
+
+    TensorBoard reads files in the order of their names. These begin with the second they were
+    opened in, and go on with a number that is compared as text: a tenth file before a ninth.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 def _grouped(name: str) -> str:
