@@ -1,52 +1,31 @@
-"""Batches of one rank's share of a snapshot, through Petastorm (imported here alone).
-
-Petastorm gets the snapshot's file list, never a folder: a Delta folder holds files that are not
-part of the table, and opening a folder unpickles a ``_common_metadata`` that anyone may have put
-there. What it hands over is counted, since a lost row raises no error of its own.
-"""
+"""Batches of one rank's share of a snapshot: what is read, in which order, and for which steps."""
 
 import random
-import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from petastorm import make_batch_reader
 
 from catalog_batch.config import TrainSettings
-from catalog_batch.errors import CatalogBatchError, ReconciliationError, TrainingDataError
+from catalog_batch.errors import ReconciliationError, TrainingDataError
 from catalog_batch.modeling.networks import default_preprocessing
-from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.train.decoding import Batches, Decoder, Rows, StoredRow
 from catalog_batch.train.features import FeatureFile
 from catalog_batch.train.loop import Batch
 from catalog_batch.train.prefetch import prefetched
+from catalog_batch.train.row_groups import read_row_groups
 from catalog_batch.train.sampling import balanced, balanced_quotas
 from catalog_batch.train.snapshot import Snapshot
 
-# Petastorm reads through pyarrow's legacy dataset: hundreds of lines per epoch that say only that.
-warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
-
 Image = npt.NDArray[np.uint8]
-StoredRow = tuple[str, Any, str]
-"""(image_id, content, category_id); the content is bytes, or the id where features are known."""
-
-Rows = Generator[StoredRow, None, None]
-"""Rows whose source ends its threads when it is closed."""
-
-Example = tuple[npt.NDArray[Any], int]
-"""(uint8 [H, W, 3] or features, label)."""
-
-Examples = Generator[Example, None, None]
-Batches = Generator[Batch, None, None]
 
 
 @dataclass(frozen=True)
@@ -100,9 +79,9 @@ class ShardReader:
 
     def first_images(self, split: str, count: int) -> Image:
         """Decode the first images of this rank's share of a split: uint8 [N, H, W, 3]."""
-        with closing(self._examples(split, self._rows(split, seed=None))) as examples:
-            images = [image for image, _ in islice(examples, count)]
-        return np.stack(images)
+        decoder = self._decoder(split)
+        with closing(self._rows(split, seed=None)) as rows:
+            return np.stack([decoder.decode(row) for row in islice(rows, count)])
 
     def _batches(self, split: str, rows: Rows, first: int = 0) -> Batches:
         size = self.settings.batch_size
@@ -117,8 +96,7 @@ class ShardReader:
                 for _ in range(skipped):
                     deque(islice(rows, size), maxlen=0)
                     yield None
-                examples = self._examples(split, rows)
-                rest = full_batches(examples, steps - skipped, size, self._blank(split))
+                rest = self._decoder(split).batches(rows, steps - skipped, size)
                 with closing(rest):
                     for number, batch in enumerate(rest, skipped):
                         yield batch if number >= first else None
@@ -126,15 +104,13 @@ class ShardReader:
         ahead = prefetched(batches(), self.settings.stall_seconds, f"the {split} split")
         return present(ahead, self.alive)
 
-    def _examples(self, split: str, rows: Rows) -> Examples:
-        decode = self.features.get(split, self.preprocessing.decode)
-        return decoded(rows, decode, self._labels, self.settings.decode_threads)
-
-    def _blank(self, split: str) -> npt.NDArray[Any]:
-        """Return what pads a rank without any rows."""
-        if split in self.features:
-            return np.zeros(self.features[split].shape, np.float32)
-        return np.zeros((self.preprocessing.side, self.preprocessing.side, 3), np.uint8)
+    def _decoder(self, split: str) -> Decoder:
+        threads = self.settings.decode_threads
+        known = self.features.get(split)
+        if known is not None:
+            return Decoder(known, self._labels, known.shape, torch.float32, threads)
+        shape = (self.preprocessing.side, self.preprocessing.side, 3)
+        return Decoder(self.preprocessing.decode, self._labels, shape, torch.uint8, threads)
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -149,7 +125,7 @@ class ShardReader:
     def _balanced(self, rows: Rows, draw: random.Random) -> Rows:
         # Counted here, and not while the first batch is waited for: it takes its time.
         counts, quotas = self._class_rows
-        labelled = ((row, self._labels[str(row[2])]) for row in rows)
+        labelled = ((row, self._labels[row[2]]) for row in rows)
 
         def drawn() -> Rows:
             with closing(rows):
@@ -166,11 +142,20 @@ class ShardReader:
         shard_count = self.snapshot.shard_count(split, self.world_size)
         if self.rank >= shard_count:
             return
+        columns = self._columns(split)
+        groups = read_row_groups(
+            self.snapshot.splits[split].urls,
+            columns,
+            self.rank,
+            shard_count,
+            seed,
+            # More than one deliver in the order they finish: not for what must repeat.
+            threads=1 if seed is None else self.settings.reader_threads,
+        )
         try:
-            with self._open(split, seed, shard_count) as reader:
-                for group in reader:
-                    columns = (getattr(group, name) for name in self._columns(split))
-                    yield from zip(*columns, strict=True)
+            with closing(groups):
+                for group in groups:
+                    yield from zip(*(group[name].to_pylist() for name in columns), strict=True)
         except (OSError, pa.ArrowException) as error:
             raise TrainingDataError(
                 f"Reading version {self.snapshot.version} of {self.snapshot.table_uri} failed "
@@ -182,22 +167,6 @@ class ShardReader:
         """Name the columns that make a ``StoredRow``."""
         content = "image_id" if split in self.features else "content"
         return "image_id", content, "category_id"
-
-    def _open(self, split: str, seed: int | None, shard_count: int) -> Any:
-        return make_batch_reader(
-            list(self.snapshot.splits[split].urls),
-            schema_fields=sorted(set(self._columns(split))),
-            # Its process pool waits for ever for a killed worker.
-            reader_pool_type="thread",
-            # More than one deliver in the order they finish: not for what must repeat.
-            workers_count=1 if seed is None else self.settings.reader_threads,
-            results_queue_size=2,
-            num_epochs=1,
-            shuffle_row_groups=seed is not None,
-            seed=seed,
-            cur_shard=self.rank,
-            shard_count=shard_count,
-        )
 
 
 def preprocessing_for(settings: TrainSettings) -> Preprocessing:
@@ -241,7 +210,7 @@ def noted(rows: Rows, image_ids: list[str]) -> Rows:
     """Pass rows on and note their ids."""
     with closing(rows):
         for row in rows:
-            image_ids.append(str(row[0]))
+            image_ids.append(row[0])
             yield row
 
 
@@ -258,70 +227,3 @@ def shuffled(rows: Rows, size: int, draw: random.Random) -> Rows:
             held[place] = row
     draw.shuffle(held)
     yield from held
-
-
-def decoded(
-    rows: Rows,
-    decode: Callable[[Any], npt.NDArray[Any]],
-    labels: Mapping[str, int],
-    threads: int,
-) -> Examples:
-    """Decode rows in threads, in order, at most four per thread ahead.
-
-    Raises:
-        TrainingDataError: For a row whose content is no image, with its ``image_id``.
-    """
-
-    def example(row: StoredRow) -> Example:
-        image_id, content, category_id = row
-        try:
-            return decode(content), labels[str(category_id)]
-        except ImageDecodeError as error:
-            raise TrainingDataError(
-                f"Image {str(image_id)!r} of the training table cannot be decoded ({error}). "
-                "Ingest its source again, then run build-training-set."
-            ) from error
-
-    waiting: deque[Future[Example]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool, closing(rows):
-        for row in rows:
-            waiting.append(pool.submit(example, row))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def full_batches(
-    examples: Examples, steps: int, batch_size: int, blank: npt.NDArray[Any]
-) -> Batches:
-    """Yield exactly ``steps`` batches of ``batch_size`` rows, padded with rows of weight 0.
-
-    The padding repeats images just seen, so that it does not move a batch norm's statistics.
-
-    Args:
-        examples: Images, or features, with their labels.
-        steps: Batches to yield, the same on all ranks: a rank with fewer makes the others wait.
-        batch_size: Rows of each batch.
-        blank: What pads a rank without any rows.
-    """
-    filler: Sequence[Example] = [(blank, 0)]
-    with closing(examples):
-        for _ in range(steps):
-            taken = list(islice(examples, batch_size))
-            filler = taken or filler
-            yield _padded(taken, filler, batch_size)
-        if next(examples, None) is not None:
-            raise CatalogBatchError(f"Rows are left after {steps} batches of {batch_size}.")
-
-
-def _padded(taken: Sequence[Example], filler: Sequence[Example], batch_size: int) -> Batch:
-    missing = batch_size - len(taken)
-    rows = [*taken, *(filler[index % len(filler)] for index in range(missing))]
-    weights = np.zeros(batch_size, np.float32)
-    weights[: len(taken)] = 1
-    return Batch(
-        images=torch.from_numpy(np.stack([image for image, _ in rows])),
-        labels=torch.tensor([label for _, label in rows], dtype=torch.int64),
-        weights=torch.from_numpy(weights),
-    )
