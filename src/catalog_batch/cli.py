@@ -33,6 +33,16 @@ if TYPE_CHECKING:  # they import torch
 
 logger = logging.getLogger(__name__)
 
+
+def _examples(*commands: str, more: str = "") -> str:
+    """Return a help's last paragraph, with a line for each command."""
+    lines = [f"catalog-batch {command}" for command in commands]
+    # Typer makes one line break of two, and a space of one.
+    return "\n\n".join(
+        ["Examples:" if commands[1:] else "Example:", *lines, *([more] if more else [])]
+    )
+
+
 app = typer.Typer(
     name="catalog-batch",
     help="Give millions of product photos a category by the morning.",
@@ -129,9 +139,11 @@ def _stop(code: int) -> None:
 
 @app.command(
     cls=BareRetry,
-    epilog="Examples: catalog-batch ingest manifest.csv --images photos/ --dry-run; "
-    "catalog-batch ingest all.parquet --images s3://shop/photos --full --night 2026-11-24; "
-    "catalog-batch ingest manifest.csv --images photos/ --retry-rejected unreadable",
+    epilog=_examples(
+        "ingest manifest.csv --images photos/ --dry-run",
+        "ingest all.parquet --images s3://shop/photos --full --night 2026-11-24",
+        "ingest manifest.csv --images photos/ --retry-rejected unreadable",
+    ),
 )
 def ingest(
     manifest: Annotated[
@@ -197,7 +209,7 @@ def ingest(
     _run_job("ingest", work, warehouse, profile, overrides, log_format)
 
 
-@app.command(epilog="Example: catalog-batch build-training-set --set training_set.seed=3")
+@app.command(epilog=_examples("build-training-set --set training_set.seed=3"))
 def build_training_set(
     warehouse: Warehouse = None,
     profile: Profile = "local",
@@ -217,13 +229,16 @@ def build_training_set(
 
 
 @app.command(
-    epilog="Examples: catalog-batch train --set train.architecture=mobilenet_v2 "
-    "--set train.weights=mobilenet_v2.pth --set train.epochs=5; catalog-batch train "
-    "--set train.architecture=vgg16 --set train.head=article --set train.freeze=backbone; "
-    "catalog-batch train --set train.optimizer=adamw --set train.schedule=cosine "
-    "--set train.warmup_epochs=1 --set train.backbone_rate=0.1; "
-    "catalog-batch train --config warehouse/_runs/first/best.toml. "
-    "docs/training.md has recipes, and every setting by what it does."
+    epilog=_examples(
+        "train --set train.architecture=mobilenet_v2 "
+        "--set train.weights=mobilenet_v2.pth --set train.epochs=5",
+        "train --set train.architecture=vgg16 --set train.head=article --set train.freeze=backbone",
+        "train --set train.optimizer=adamw --set train.schedule=cosine "
+        "--set train.warmup_epochs=1 --set train.backbone_rate=0.1",
+        "train --config warehouse/_runs/first/best.toml",
+        more="Every setting, with its bounds and what it does: catalog-batch settings train. "
+        "docs/training.md has recipes.",
+    )
 )
 def train(
     table_version: Annotated[
@@ -259,10 +274,13 @@ def train(
 
 
 @app.command(
-    epilog="Examples: catalog-batch search conf/search/first.toml --name first; "
-    "catalog-batch search conf/search/first.toml --name first --at-once 4 "
-    "--set train.num_workers=1 --set train.epochs=9; then catalog-batch train "
-    "--config warehouse/_runs/first/best.toml. docs/training.md says what a space looks like."
+    epilog=_examples(
+        "search conf/search/first.toml --name first",
+        "search conf/search/first.toml --name first --at-once 4 "
+        "--set train.num_workers=1 --set train.epochs=9",
+        "train --config warehouse/_runs/first/best.toml",
+        more="docs/training.md says what a space looks like.",
+    )
 )
 def search(
     space: Annotated[
@@ -306,8 +324,11 @@ def search(
 
 
 @app.command(
-    epilog="Examples: catalog-batch promote; catalog-batch promote catalogue/7 "
-    "--set promote.min_improvement=0.01; catalog-batch promote catalogue/7 --force"
+    epilog=_examples(
+        "promote",
+        "promote catalogue/7 --set promote.min_improvement=0.01",
+        "promote catalogue/7 --force",
+    )
 )
 def promote(
     model: Annotated[
@@ -338,7 +359,7 @@ def promote(
     _run_job("promote", work, warehouse, profile, overrides, log_format)
 
 
-@app.command(epilog="Examples: catalog-batch rollback; catalog-batch rollback catalogue")
+@app.command(epilog=_examples("rollback", "rollback catalogue"))
 def rollback(
     name: Annotated[
         str | None,
@@ -363,7 +384,7 @@ def rollback(
     _run_job("rollback", work, warehouse, profile, overrides, log_format)
 
 
-@app.command(epilog="Example: catalog-batch score --model catalogue@champion")
+@app.command(epilog=_examples("score --model catalogue@champion"))
 def score(
     model: Annotated[
         str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION.", metavar="MODEL")
@@ -392,8 +413,33 @@ def score(
 
 
 @app.command(
-    epilog='Example: catalog-batch sql "SELECT category_path, count(*) FROM current_predictions '
-    'GROUP BY 1 ORDER BY 2 DESC"'
+    "settings",
+    epilog=_examples("settings train", "settings --profile production"),
+)
+def show_settings(
+    section: Annotated[
+        str, typer.Argument(help="ingest, train, score, ...; all unless given.")
+    ] = "",
+    config: Config = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Show every setting: its value here, what it may be, and what it does."""
+
+    def work() -> None:
+        from catalog_batch.settings_page import settings_page
+
+        print(settings_page(_settings(warehouse, profile, overrides, config), section))
+
+    _run_plain(work, log_format)
+
+
+@app.command(
+    epilog=_examples(
+        'sql "SELECT category_path, count(*) FROM current_predictions GROUP BY 1 ORDER BY 2 DESC"'
+    )
 )
 def sql(
     query: Annotated[str, typer.Argument(help="One reading statement; every table has its name.")],
@@ -418,7 +464,7 @@ def sql(
     _run_plain(work, log_format)
 
 
-@app.command(epilog="Example: catalog-batch maintain-tables products images --dry-run")
+@app.command(epilog=_examples("maintain-tables products images --dry-run"))
 def maintain_tables(
     names: Annotated[
         list[str] | None,
@@ -447,7 +493,7 @@ def maintain_tables(
     _run_job("maintain-tables", work, warehouse, profile, overrides, log_format)
 
 
-@app.command(epilog="Example: catalog-batch manifest photos/ --output manifest.csv")
+@app.command(epilog=_examples("manifest photos/ --output manifest.csv"))
 def manifest(
     folder: Annotated[
         Path, typer.Argument(help="Class folders, tar shards, or files and metadata.csv.")
@@ -468,7 +514,7 @@ def manifest(
     _run_plain(work, log_format)
 
 
-@app.command(epilog="Example: catalog-batch generate catalogue/ --products 1000 --seed 7")
+@app.command(epilog=_examples("generate catalogue/ --products 1000 --seed 7"))
 def generate(
     folder: Annotated[
         Path, typer.Argument(help="Folder to make; refused if it holds other files.")
@@ -499,7 +545,7 @@ def generate(
     _run_plain(work, log_format)
 
 
-@app.command(epilog="Example: catalog-batch demo --products 300")
+@app.command(epilog=_examples("demo --products 300"))
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is left.")] = Path("demo"),
     products: Annotated[int, typer.Option(help="Products to draw.", min=50)] = 800,
@@ -520,7 +566,7 @@ def demo(
     _run_plain(work, log_format)
 
 
-@app.command(epilog="Example: catalog-batch doctor --prepare")
+@app.command(epilog=_examples("doctor --prepare"))
 def doctor(
     prepare: Annotated[
         bool,

@@ -26,8 +26,14 @@ def _split_at_commas(value: Any) -> Any:
 
 
 class _Section(BaseModel):
-    # An infinite number has no place in TOML, in which settings come and go.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        # An infinite number has no place in TOML, in which settings come and go.
+        allow_inf_nan=False,
+        # What ``catalog-batch settings`` shows.
+        use_attribute_docstrings=True,
+    )
 
 
 class SparkSettings(_Section):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -114,3 +115,27 @@ def test_a_stopped_training_says_so(line: Line, tmp_path: Path) -> None:
         ["train", "--warehouse", line.warehouse, *small, *where],
     )
     assert (exit_code, status["status"]) == (143, "stopped")
+
+
+def test_a_killed_training_goes_on_where_it_was(line: Line, tmp_path: Path) -> None:
+    warehouse = shutil.copytree(line.warehouse, tmp_path / "warehouse")
+    small = ["--set=train.weights=none", "--set=train.image_side=64", "--set=train.epochs=4"]
+    train = ["train", "-w", warehouse, *small, "--set=train.patience=4", "--run-name=killed"]
+    events = warehouse / "_runs" / "killed" / "events.jsonl"
+
+    def told() -> list[dict[str, Any]]:
+        lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
+        return [json.loads(told) for told in lines]
+
+    def epochs() -> list[int]:
+        return [event["epoch"] for event in told() if event["event"] == "epoch"]
+
+    assert stop_when(lambda: len(epochs()) == 2, train, signal.SIGKILL) == (-signal.SIGKILL, {})
+    again = run_command(["catalog-batch", *train])
+    assert again.exit_code == 0, again.errors
+    [resumed] = [event for event in told() if event["event"] == "resumed"]
+    # The epoch that was being trained is lost, and of a whole one the checkpoint at the most.
+    assert resumed["epoch"] in (1, 2)
+    assert epochs() == [0, 1, *range(resumed["epoch"], 4)]
+    version = again.status["counts"]
+    assert version, again.status
