@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -126,18 +127,17 @@ def box_affine(boxes: Tensor, mirror: Tensor, height: int, width: int) -> Tensor
 
 
 def _resize_boxes(pictures: Tensor, boxes: Tensor, mirror: Tensor) -> Tensor:
-    size = pictures.shape[1:3]
+    size, whole = pictures.shape[1:3], pictures.numpy()
     images = []
-    for picture, box, side in zip(pictures, boxes.tolist(), mirror.tolist(), strict=True):
+    for index, (box, side) in enumerate(zip(boxes.tolist(), mirror.tolist(), strict=True)):
         left, top, width, height = box
-        part = picture[top : top + height, left : left + width]
-        part = part.flip(1) if side < 0 else part
+        # A batch of one: without its dimension torch would take the slower way of planes. NumPy
+        # copies it, as torch would wake all its threads for it, which the readers keep busy.
+        part = whole[index : index + 1, top : top + height, left : left + width]
+        image = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2)
+        image = image.flip(3) if side < 0 else image
         # What is enlarged is not antialiased; the kernel for bytes asks for it nonetheless.
-        images.append(
-            functional.interpolate(
-                part.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True
-            )
-        )
+        images.append(functional.interpolate(image, size, mode="bilinear", antialias=True))
     return torch.cat(images).permute(0, 2, 3, 1).contiguous()
 
 
