@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.v2.functional import horizontal_flip, resized_crop
 
-from catalog_batch.modeling.warping import ArticleWarp, RandomCrop, warp
+from catalog_batch.modeling.warping import ArticleWarp, RandomCrop, box_affine, crop, warp
 
 torch.set_num_threads(1)
 
@@ -18,6 +20,15 @@ def coordinates(count: int, height: int, width: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     one = torch.stack([rows * (255 // height), columns * (255 // width), rows + columns], dim=-1)
     return one.to(torch.uint8).repeat(count, 1, 1, 1)
+
+
+def noise(count: int, height: int, width: int) -> Tensor:
+    """Draw pictures in which no two rows or columns are the same."""
+    return torch.randint(0, 256, (count, height, width, 3), generator=generator()).byte()
+
+
+def levels_apart(one: Tensor, other: Tensor) -> int:
+    return int((one.int() - other.int()).abs().max())
 
 
 def sources(changed: Tensor, row: int, column: int) -> Tensor:
@@ -75,11 +86,12 @@ def test_rotation_keeps_distances_in_pixels(height: int, width: int) -> None:
 def test_a_crop_is_an_upright_part_of_the_picture_in_the_ranges_set() -> None:
     changed = RandomCrop()(coordinates(300, 63, 63), generator())
     height, width = (sources(changed, 62, 62) - sources(changed, 0, 0)).abs().unbind(1)
+    # Boxes of whole pixels: a side may be off by half of one.
     area, ratio = height / 62 * width / 62, width / height
     assert 0.34 < area.min() < 0.4
     assert 0.9 < area.max() < 1.01
-    assert 0.74 < ratio.min() < 0.8
-    assert 1.25 < ratio.max() < 1.35
+    assert 0.73 < ratio.min() < 0.8
+    assert 1.25 < ratio.max() < 1.37
     same_row = sources(changed, 0, 62)[:, 0] - sources(changed, 0, 0)[:, 0]
     assert same_row.abs().max() <= 0.25
 
@@ -101,3 +113,60 @@ def test_a_map_is_of_output_to_source_points() -> None:
     warped = warp(images, right_half)
     assert sources(warped, 0, 0)[:, 1].tolist() == pytest.approx([14.75] * 2, abs=0.1)
     assert sources(warped, 0, 29)[:, 1].tolist() == pytest.approx([29.0] * 2, abs=0.3)
+
+
+def test_a_warp_is_what_torchs_own_grid_gives_whatever_the_number_of_pictures() -> None:
+    images = noise(9, 20, 30)
+    affine = torch.eye(2, 3) + torch.randn(9, 2, 3, generator=generator()) / 5
+    grid = functional.affine_grid(affine, [9, 3, 20, 30], align_corners=False)
+    channels_first = images.permute(0, 3, 1, 2).float()
+    expected = functional.grid_sample(
+        channels_first, grid, padding_mode="border", align_corners=False
+    )
+    warped = warp(images, affine)
+    assert levels_apart(warped, expected.permute(0, 2, 3, 1).round()) <= 1
+    alone = [warp(image[None], one[None]) for image, one in zip(images, affine, strict=True)]
+    assert torch.equal(warped, torch.cat(alone))
+
+
+BOXES = torch.tensor([[3, 2, 20, 12], [0, 0, 30, 20], [13, 7, 17, 13], [29, 19, 1, 1]])
+
+
+def test_a_crop_is_torchvisions_and_mirrored_where_told() -> None:
+    images = noise(4, 20, 30)
+    changed = crop(images, BOXES, torch.tensor([1, -1, -1, 1]))
+    for picture, box, after, is_mirrored in zip(
+        images, BOXES.tolist(), changed, [False, True, True, False], strict=True
+    ):
+        left, top, width, height = box
+        # In floats, which do not go through the kernel for bytes.
+        whole = picture.permute(2, 0, 1).float()
+        part = resized_crop(whole, top, left, height, width, [20, 30], antialias=True)
+        expected = (horizontal_flip(part) if is_mirrored else part).permute(1, 2, 0)
+        assert levels_apart(after, expected.round()) <= 1
+    assert torch.equal(changed[1], images[1].flip(1))
+
+
+def test_a_warp_of_boxes_gives_a_crops_pixels_within_the_outermost() -> None:
+    images, mirror = noise(3, 20, 30), torch.tensor([1, -1, -1])
+    warped = warp(images, box_affine(BOXES[:3], mirror, 20, 30))
+    cropped = crop(images, BOXES[:3], mirror)
+    assert levels_apart(warped[:, 1:-1, 1:-1], cropped[:, 1:-1, 1:-1]) <= 1
+
+
+def test_a_crop_starts_at_any_pixel_where_it_fits_as_often_as_at_another() -> None:
+    images = coordinates(1200, 6, 6)
+    changed = RandomCrop(scale=(0.25, 0.25), ratio=(1, 1))(images, generator())
+    top = sources(changed, 0, 0)[:, 0].round()
+    left = torch.minimum(sources(changed, 0, 0)[:, 1], sources(changed, 0, 5)[:, 1]).round()
+    for starts in (top, left):
+        assert starts.unique().tolist() == [0, 1, 2, 3]
+        assert starts.int().bincount().min() > 240
+
+
+def test_a_crop_of_next_to_nothing_is_one_pixel() -> None:
+    images = noise(5, 8, 8)
+    changed = RandomCrop(scale=(1e-6, 1e-6))(images, generator())
+    for after, before in zip(changed.view(5, -1, 3), images.view(5, -1, 3), strict=True):
+        [colour] = after.unique(dim=0)
+        assert (before == colour).all(dim=1).any()

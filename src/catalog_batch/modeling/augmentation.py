@@ -24,7 +24,8 @@ class Augmentation:
     mean and deviation that a network expects, and the result can be looked at. Without steps
     there is no change at all: that is the one called ``none``.
 
-    The draws are made on the CPU: a seed gives the same pictures on every device.
+    The draws are made on the CPU: a seed gives the same pictures on every device, but for
+    rounding and the outermost pixels of a crop.
     """
 
     def __init__(self, steps: Sequence[Step] = (), seed: int = 0) -> None:

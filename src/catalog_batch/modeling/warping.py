@@ -1,13 +1,17 @@
-"""Random affine maps of pictures, each on its own, in one resampling."""
+"""Random affine maps and cuts of pictures, each on its own, in one resampling."""
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from catalog_batch.modeling.draws import draw_sides
+
+PICTURES_A_THREAD = 4
+"""Pictures that a CPU warps at a time, for each of its threads."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,64 @@ class RandomCrop:
 
     def __call__(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """Return enlarged parts; uint8 [N, H, W, 3] in and out."""
-        count = len(pictures)
-        width, height = draw_sides(count, self.scale, self.ratio, generator)
-        to_side = torch.rand(count, 2, generator=generator) * 2 - 1
-        none = torch.zeros(count)
-        columns = [
-            width * _draw_mirror(count, generator),
-            none,
-            (1 - width) * to_side[:, 0],
-            none,
-            height,
-            (1 - height) * to_side[:, 1],
-        ]
-        return warp(pictures, torch.stack(columns, dim=1).view(count, 2, 3))
+        count, height, width, _ = pictures.shape
+        boxes = self._draw_boxes(count, height, width, generator)
+        return crop(pictures, boxes, _draw_mirror(count, generator))
+
+    def _draw_boxes(
+        self, count: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
+        """Draw [count, 4] boxes of whole pixels: left, top, width, height."""
+        whole = torch.tensor([width, height])
+        shares = torch.stack(draw_sides(count, self.scale, self.ratio, generator), dim=1)
+        sides = (shares * whole).round().clamp(min=1)
+        # Each place that a box of whole pixels can have is as likely as another.
+        corners = (torch.rand(count, 2, generator=generator) * (whole - sides + 1)).floor()
+        return torch.cat([corners, sides], dim=1).long()
+
+
+def crop(pictures: Tensor, boxes: Tensor, mirror: Tensor) -> Tensor:
+    """Enlarge a box of each picture to the whole of it.
+
+    Args:
+        pictures: uint8 [N, H, W, 3].
+        boxes: int64 [N, 4] on the CPU, in pixels within the picture: left, top, width, height.
+        mirror: [N] on the CPU, 1 or -1, which mirrors.
+
+    Returns:
+        uint8 [N, H, W, 3] on the device of the pictures.
+    """
+    # Two ways to the same pictures, but for one level of rounding and for the outermost pixels,
+    # where the warp looks up to half a pixel beyond the box. A CPU is several times faster in
+    # bytes, for which torch has a kernel there, than in the floats of a warp. For a GPU there is
+    # none, and a call for each picture would keep it waiting: there all go in one.
+    if pictures.device.type == "cpu":
+        return _resize_boxes(pictures, boxes, mirror)
+    return warp(pictures, box_affine(boxes, mirror, *pictures.shape[1:3]))
+
+
+def box_affine(boxes: Tensor, mirror: Tensor, height: int, width: int) -> Tensor:
+    """Return the maps for ``warp``, float32 [N, 2, 3], that do what ``crop`` does with boxes."""
+    whole = torch.tensor([width, height])
+    share = boxes[:, 2:] / whole
+    centre = 2 * boxes[:, :2] / whole + share - 1
+    scale = torch.stack([share[:, 0] * mirror, share[:, 1]], dim=1)
+    return torch.cat([scale.diag_embed(), centre.unsqueeze(2)], dim=2)
+
+
+def _resize_boxes(pictures: Tensor, boxes: Tensor, mirror: Tensor) -> Tensor:
+    size, whole = pictures.shape[1:3], pictures.numpy()
+    images = []
+    for index, (box, side) in enumerate(zip(boxes.tolist(), mirror.tolist(), strict=True)):
+        left, top, width, height = box
+        # A batch of one: without its dimension torch would take the slower way of planes. NumPy
+        # copies it, as torch would wake all its threads for it, which the readers keep busy.
+        part = whole[index : index + 1, top : top + height, left : left + width]
+        image = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2)
+        image = image.flip(3) if side < 0 else image
+        # What is enlarged is not antialiased; the kernel for bytes asks for it nonetheless.
+        images.append(functional.interpolate(image, size, mode="bilinear", antialias=True))
+    return torch.cat(images).permute(0, 2, 3, 1).contiguous()
 
 
 def warp(pictures: Tensor, affine: Tensor) -> Tensor:
@@ -105,13 +154,39 @@ def warp(pictures: Tensor, affine: Tensor) -> Tensor:
     Returns:
         uint8 [N, H, W, 3] on the device of the pictures.
     """
-    images = pictures.permute(0, 3, 1, 2).float()
     affine = affine.to(pictures.device, non_blocking=True)
-    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-    warped = functional.grid_sample(
-        images, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return warped.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    warped = torch.empty_like(pictures, memory_format=torch.contiguous_format)
+    count = _pictures_at_once(pictures)
+    pieces = (torch.split(whole, count) for whole in (pictures, affine, warped))
+    for piece, maps, out in zip(*pieces, strict=True):
+        images = piece.permute(0, 3, 1, 2).float()
+        moved = functional.grid_sample(
+            images,
+            _source_points(maps, *images.shape[2:]),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+        out.copy_(moved.round_().permute(0, 2, 3, 1))
+    return warped
+
+
+def _pictures_at_once(pictures: Tensor) -> int:
+    # The floats of a few pictures stay in a CPU's cache from one step to the next, those of a
+    # batch do not. Its threads share a piece by pictures.
+    if pictures.device.type == "cpu":
+        return PICTURES_A_THREAD * torch.get_num_threads()
+    return len(pictures)
+
+
+def _source_points(affine: Tensor, height: int, width: int) -> Tensor:
+    """Return where each pixel comes from: float32 [N, H, W, 2], from -1 to 1 per axis."""
+    # As functional.affine_grid, which multiplies matrices: as slow on a CPU as the sampling is.
+    x = (2 * torch.arange(width, device=affine.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=affine.device) + 1) / height - 1
+    across = affine[:, :, 0, None] * x
+    down = affine[:, :, 1, None] * y + affine[:, :, 2, None]
+    return (across.unsqueeze(2) + down.unsqueeze(3)).permute(0, 2, 3, 1)
 
 
 def _draw_mirror(count: int, generator: torch.Generator) -> Tensor:
