@@ -6,7 +6,7 @@ the 8 test rows 3 are lamps and 4 are bags.
 
 import shutil
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,26 @@ def test_a_run_killed_before_the_alias_moved_is_repeated_whole(
         ("promoted", 2, 1, False),
     ]
     assert shop.read("promotions")[-1]["run_id"] == run.run_id
+
+
+def test_a_clock_that_was_set_back_does_not_change_the_order_of_the_rows(
+    shop: Shop, make_run: Any
+) -> None:
+    def at_hour(hour: int) -> Clock:
+        return lambda: datetime(2026, 6, 1, hour, tzinfo=UTC)
+
+    promote_model(shop.settings(), make_run("promote"), CHALLENGER, clock=at_hour(9))
+    rollback_model(shop.settings(), make_run("rollback"), "catalogue", at_hour(8))
+    promote_model(shop.settings(), make_run("promote"), "catalogue/2", clock=at_hour(7))
+    assert promotions(shop) == [
+        ("promoted", 2, 1, False),
+        ("rolled_back", 1, 2, False),
+        ("promoted", 2, 1, False),
+    ]
+    nine = at_hour(9)()
+    assert [row["promoted_at"] - nine for row in shop.read("promotions")] == [
+        timedelta(microseconds=late) for late in range(3)
+    ]
 
 
 def test_a_run_killed_after_the_alias_moved_is_tidied_by_the_next(shop: Shop, promote: Any) -> None:
