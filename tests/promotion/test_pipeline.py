@@ -24,6 +24,7 @@ from catalog_batch.errors import (
 from catalog_batch.evaluate.gate import Check
 from catalog_batch.leases import Lease, live_leases
 from catalog_batch.promotion import contest
+from catalog_batch.promotion.held_out import find_held_out_rows
 from catalog_batch.promotion.pipeline import promote_model, rollback_model
 from catalog_batch.registry import Registry
 from catalog_batch.runs import Clock, Run
@@ -191,6 +192,13 @@ def test_both_answer_the_test_rows_of_the_challengers_table_version(
     accuracy = run.details["checks"][0]
     assert (accuracy["rows"], accuracy["champion"], accuracy["challenger"]) == (5, 0, 1)
     assert run.table_versions == {"training_examples": 1}
+
+
+def test_the_test_rows_of_a_warehouse_are_found_by_its_url(shop: Shop) -> None:
+    # Of a folder with a space, which is %20 there.
+    by_url = find_held_out_rows(shop.root.as_uri(), 0)
+    assert by_url == find_held_out_rows(str(shop.root), 0)
+    assert by_url.rows == 8
 
 
 def test_confidences_are_compared_after_the_temperature(shop: Shop, promote: Any) -> None:
