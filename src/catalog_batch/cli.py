@@ -23,6 +23,7 @@ from typer.core import TyperCommand
 from catalog_batch import logs
 from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import CatalogBatchError, ConfigError
+from catalog_batch.locations import plain_path
 from catalog_batch.progress import console, counts_table, progress_bar, training_bar
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
@@ -679,9 +680,7 @@ def _settings(
         os.environ,
         [*(overrides or []), *named],
     )
-    return settings.model_copy(
-        update={"warehouse": _absolute(settings.warehouse.removeprefix("file://"))}
-    )
+    return settings.model_copy(update={"warehouse": _absolute(plain_path(settings.warehouse))})
 
 
 def _absolute(location: str) -> str:

@@ -173,7 +173,8 @@ class TrainSettings(_Section):
     """Checksum that a weights file, or digest that a bundle, must have; empty accepts any."""
 
     image_side: int = Field(default=0, ge=0, le=1024)
-    """Side in pixels of the square a network sees; 0 takes the architecture's own (224, 299)."""
+    """Side in pixels of the square a network sees; 0 takes that of the bundle whose weights are
+    gone on with, else the architecture's own (224, 299)."""
 
     head: Literal["linear", "article"] = "linear"
     """What gives the classes: ``linear`` replaces the last layer; ``article`` puts flatten, dense

@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from catalog_batch import ledger
 from catalog_batch.errors import BadInputError
+from catalog_batch.locations import plain_path
 from catalog_batch.runs import Clock
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _local_folder(root: str) -> Path:
             f"Cannot hold a lease in {root!r}: it is no folder. Mount the storage, and give "
             "--warehouse the mounted folder."
         )
-    return Path(root.removeprefix("file://")) / FOLDER
+    return Path(plain_path(root)) / FOLDER
 
 
 def _filesystem(root: str) -> tuple[fs.FileSystem, str]:

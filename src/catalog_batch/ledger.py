@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 
 from catalog_batch.errors import LockHeldError, MissingTableError
+from catalog_batch.locations import plain_path
 
 
 def exists(root: str, table: str) -> bool:
@@ -98,7 +99,7 @@ def lock_folder(root: str) -> Path:
     to it that a job does not run twice at a time.
     """
     if "://" not in root or root.startswith("file://"):
-        return Path(root.removeprefix("file://")) / "_locks"
+        return Path(plain_path(root)) / "_locks"
     return Path.home() / ".cache" / "catalog-batch" / "locks" / root.replace("/", "_")
 
 

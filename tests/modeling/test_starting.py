@@ -1,6 +1,7 @@
 """Going on from an earlier bundle when the classes have changed since."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
 from catalog_batch.modeling.manifest import write_manifest
-from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.networks import build_network, default_preprocessing
 from catalog_batch.modeling.preprocessing import Preprocessing
-from catalog_batch.modeling.starting import starting_network
+from catalog_batch.modeling.starting import starting_network, starting_preprocessing
 
 torch.set_num_threads(1)
 
@@ -23,7 +24,11 @@ OLD = ("bags", "lamps", "shoes")
 
 
 def bundle(
-    folder: Path, architecture: str = SMALL, side: int = 32, head: str = "linear"
+    folder: Path,
+    architecture: str = SMALL,
+    side: int = 32,
+    head: str = "linear",
+    preprocessing: Preprocessing | None = None,
 ) -> tuple[Path, nn.Module]:
     """Write a bundle of the three old classes; returns the folder and the network in it."""
     torch.manual_seed(1)
@@ -31,7 +36,7 @@ def bundle(
     spec = BundleSpec(
         architecture=architecture,
         classes=tuple(ClassLabel(name, name) for name in OLD),
-        preprocessing=Preprocessing.for_side(side),
+        preprocessing=preprocessing or Preprocessing.for_side(side),
         taxonomy_version=1,
         training_table="training_examples",
         training_table_version=1,
@@ -166,3 +171,26 @@ def test_a_state_dict_file_still_leaves_the_head_fresh(tmp_path: Path) -> None:
     after = start(tmp_path / "published.pth", OLD, head="article")
     assert torch.equal(after["classifier.0.weight"], published["classifier.0.weight"])
     assert after["classifier.3.4.weight"].shape == (3, 512)
+
+
+OF_THE_BUNDLE = Preprocessing(32, 40, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("image_side", "expected"),
+    [
+        (0, OF_THE_BUNDLE),
+        (32, OF_THE_BUNDLE),
+        (48, replace(OF_THE_BUNDLE, side=48, resize_side=60)),
+    ],
+)
+def test_pictures_are_prepared_as_for_the_bundle_at_the_side_that_is_set(
+    tmp_path: Path, image_side: int, expected: Preprocessing
+) -> None:
+    folder, _ = bundle(tmp_path, preprocessing=OF_THE_BUNDLE)
+    assert starting_preprocessing(SMALL, str(folder), image_side) == expected
+
+
+def test_without_a_bundle_pictures_are_prepared_as_the_architecture_has_it(tmp_path: Path) -> None:
+    for weights in ("none", "imagenet", str(tmp_path / "published.pth")):
+        assert starting_preprocessing(SMALL, weights, 48) == default_preprocessing(SMALL, 48)

@@ -6,7 +6,7 @@ the 8 test rows 3 are lamps and 4 are bags.
 
 import shutil
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from catalog_batch.errors import (
 from catalog_batch.evaluate.gate import Check
 from catalog_batch.leases import Lease, live_leases
 from catalog_batch.promotion import contest
+from catalog_batch.promotion.held_out import find_held_out_rows
 from catalog_batch.promotion.pipeline import promote_model, rollback_model
 from catalog_batch.registry import Registry
 from catalog_batch.runs import Clock, Run
@@ -193,6 +194,13 @@ def test_both_answer_the_test_rows_of_the_challengers_table_version(
     assert run.table_versions == {"training_examples": 1}
 
 
+def test_the_test_rows_of_a_warehouse_are_found_by_its_url(shop: Shop) -> None:
+    # Of a folder with a space, which is %20 there.
+    by_url = find_held_out_rows(shop.root.as_uri(), 0)
+    assert by_url == find_held_out_rows(str(shop.root), 0)
+    assert by_url.rows == 8
+
+
 def test_confidences_are_compared_after_the_temperature(shop: Shop, promote: Any) -> None:
     # exp(t) / (exp(t) + 2) is a half at t = ln 2, and half of the rows are bags.
     shop.add_model("bags", logit=3.0, temperature=3.0 / 0.6931472)
@@ -257,6 +265,26 @@ def test_a_run_killed_before_the_alias_moved_is_repeated_whole(
         ("promoted", 2, 1, False),
     ]
     assert shop.read("promotions")[-1]["run_id"] == run.run_id
+
+
+def test_a_clock_that_was_set_back_does_not_change_the_order_of_the_rows(
+    shop: Shop, make_run: Any
+) -> None:
+    def at_hour(hour: int) -> Clock:
+        return lambda: datetime(2026, 6, 1, hour, tzinfo=UTC)
+
+    promote_model(shop.settings(), make_run("promote"), CHALLENGER, clock=at_hour(9))
+    rollback_model(shop.settings(), make_run("rollback"), "catalogue", at_hour(8))
+    promote_model(shop.settings(), make_run("promote"), "catalogue/2", clock=at_hour(7))
+    assert promotions(shop) == [
+        ("promoted", 2, 1, False),
+        ("rolled_back", 1, 2, False),
+        ("promoted", 2, 1, False),
+    ]
+    nine = at_hour(9)()
+    assert [row["promoted_at"] - nine for row in shop.read("promotions")] == [
+        timedelta(microseconds=late) for late in range(3)
+    ]
 
 
 def test_a_run_killed_after_the_alias_moved_is_tidied_by_the_next(shop: Shop, promote: Any) -> None:

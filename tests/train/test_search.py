@@ -266,7 +266,11 @@ def test_when_every_trial_dies_the_search_fails_with_the_first_error(
     write_table(tmp_path / TABLE)
     space = 'method = "grid"\n[space]\n"train.learning_rate" = [0.001]\n'
 
+    ends: list[Event] = []
+
     def kill_the_trial(event: Event) -> None:
+        if event["event"] == "trial":
+            ends.append(event)
         if event["event"] == "epoch":
             running = psutil.Process().children(recursive=True)
             [trial] = [each for each in running if "TrialRun" in " ".join(each.cmdline())]
@@ -275,6 +279,8 @@ def test_when_every_trial_dies_the_search_fails_with_the_first_error(
     with pytest.raises(CatalogBatchError, match=r"None of the 1 trials.*dead-0001: .*died"):
         search(tmp_path, space, "dead", kill_the_trial, epochs=40)
     assert "failed" in (tmp_path / "_runs" / "dead" / "results.csv").read_text(encoding="utf-8")
+    [end] = ends
+    assert (end["outcome"], "died" in end["error"]) == (Outcome.FAILED, True)
 
 
 @pytest.mark.end_to_end

@@ -56,19 +56,28 @@ def earlier(
 
 
 def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
-    earlier: Path, write_table: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    earlier: Path,
+    write_table: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.chdir(earlier / "runs")
     model = train(
         write_table(tmp_path / "t"),
         tmp_path / "runs",
         "three-classes",
         weights="two-classes/bundle",
+        image_side=0,
         learning_rate=1e-9,
     )
     before = load_bundle(earlier / "runs" / "two-classes" / "bundle")
     after = load_bundle(model.bundle_folder)
     assert after.spec.head == before.spec.head == "article"
+    # Side 32, as the bundle has it, and not the architecture's 224.
+    assert after.spec.preprocessing == before.spec.preprocessing
+    assert "pictures of side 32 out of 37, mean (0.485, 0.456, 0.406)" in caplog.text
     assert [len(bundle.spec.classes) for bundle in (before, after)] == [2, 3]
     # With next to no learning rate the weights are still those that training started from.
     old, new = output_rows(before), output_rows(after)

@@ -33,7 +33,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.train import checkpoints, cluster, worker
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error
 from catalog_batch.train.recipe import make_optimizer
-from catalog_batch.train.reports import FitState
+from catalog_batch.train.reports import FitState, PartialEpoch
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 
 Write = Callable[..., Path]
@@ -507,3 +507,39 @@ def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_pat
     newest, damaged = checkpoints.newest_whole(tmp_path)
     assert newest == tmp_path / "checkpoint_000002"
     assert damaged == {"checkpoint_000003": "changed files ['state.json']"}
+
+
+def saved(run_folder: Path, state: FitState) -> Path:
+    """Save a state as a checkpoint of its own; Ray too names them by the clock."""
+    folder = checkpoints.begin(run_folder)
+    checkpoints.write_json(folder, checkpoints.STATE, state.to_json())
+    checkpoints.seal(folder)
+    return checkpoints.keep(folder, f"{len(list(run_folder.iterdir()))}")
+
+
+def partial_epoch(batches: int, rows_of_rank: int, ranks: int) -> PartialEpoch:
+    return PartialEpoch(batches, ((1.0, 8.0, 4.0, float(rows_of_rank)),) * ranks, 1.0, 0.0)
+
+
+def test_an_epoch_begun_anew_on_other_ranks_has_come_further_than_before(tmp_path: Path) -> None:
+    state = FitState(epoch=3, partial=partial_epoch(batches=9, rows_of_rank=72, ranks=1))
+    saved(tmp_path, state)
+    state = checkpoints.read_state(checkpoints.newest_whole(tmp_path)[0] or tmp_path)
+    state.begin_anew()
+    # A step of two ranks has seen more rows than one of the nine before, and fewer than all.
+    state.partial = partial_epoch(batches=1, rows_of_rank=8, ranks=2)
+    newer = saved(tmp_path, state)
+    assert checkpoints.newest_whole(tmp_path)[0] == newer
+    assert checkpoints.read_state(newer).rows_of_epoch == 72 + 16
+
+
+def test_ranks_that_have_done_more_rows_in_fewer_batches_have_come_further(tmp_path: Path) -> None:
+    further = saved(tmp_path, FitState(3, partial=partial_epoch(5, rows_of_rank=40, ranks=4)))
+    saved(tmp_path, FitState(3, partial=partial_epoch(9, rows_of_rank=72, ranks=1)))
+    assert checkpoints.newest_whole(tmp_path)[0] == further
+
+
+def test_an_epoch_that_ended_is_further_than_one_begun_anew_many_times(tmp_path: Path) -> None:
+    saved(tmp_path, FitState(epoch=3, partial=partial_epoch(9, 72, 1), rows_before=1000))
+    ended = saved(tmp_path, FitState(epoch=4))
+    assert checkpoints.newest_whole(tmp_path)[0] == ended

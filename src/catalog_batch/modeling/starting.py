@@ -1,6 +1,7 @@
 """The network that training starts from, which may be an earlier model with other classes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from catalog_batch.modeling.bundle import Bundle, BundleSpec, check_bundle, load
 from catalog_batch.modeling.heads import output_layers
 from catalog_batch.modeling.networks import (
     build_network,
+    default_preprocessing,
     default_side,
     is_built_for_one_side,
 )
+from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.weights import refuse_other_digest
 
 
@@ -44,11 +47,11 @@ def starting_network(
         ModelRefusedError: As ``build_network`` and ``load_bundle`` do, and for a bundle of
             another architecture, head or, for a transformer, image side.
     """
-    folder = Path(weights)
-    if weights in ("none", "imagenet") or not folder.is_dir():
+    if not is_bundle(weights):
         return build_network(
             architecture, len(class_ids), weights, weights_sha256, image_side, head
         )
+    folder = Path(weights)
     _refuse_other_network(folder, check_bundle(folder), architecture, head, image_side)
     # Before the bundle's own network: the seed alone decides how new classes start.
     network = build_network(architecture, len(class_ids), image_side=image_side, head=head)
@@ -56,6 +59,35 @@ def starting_network(
     refuse_other_digest(folder, bundle.digest, weights_sha256)
     _copy_known(bundle, network, class_ids)
     return network
+
+
+def starting_preprocessing(architecture: str, weights: str, image_side: int = 0) -> Preprocessing:
+    """Return how pictures are prepared: as for the bundle that is gone on with, if it is one.
+
+    Its weights have learnt what its mean, deviation and interpolation make of a picture. At
+    another ``image_side`` the resized side grows or shrinks with it.
+
+    Args:
+        architecture: A torchvision classification model's name.
+        weights: As for ``starting_network``.
+        image_side: Side in pixels, 0 for the bundle's, or without one the architecture's own.
+
+    Raises:
+        BadInputError: For an unknown name.
+        ModelRefusedError: For a folder that is no bundle, or a damaged one.
+    """
+    if not is_bundle(weights):
+        return default_preprocessing(architecture, image_side)
+    stored = check_bundle(Path(weights)).preprocessing
+    if image_side in (0, stored.side):
+        return stored
+    resize_side = round(image_side * stored.resize_side / stored.side)
+    return replace(stored, side=image_side, resize_side=resize_side)
+
+
+def is_bundle(weights: str) -> bool:
+    """Say whether weights are meant to be a bundle's: those of a folder."""
+    return weights not in ("none", "imagenet") and Path(weights).is_dir()
 
 
 def _refuse_other_network(

@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from catalog_batch.errors import MissingTableError, TrainingDataError
+from catalog_batch.locations import plain_path
 
 TABLE = "training_examples"
 SPLIT = "test"
@@ -56,14 +57,14 @@ def find_held_out_rows(root: str, version: int) -> HeldOutRows:
     """Find the files of a version's test split; hold a lease on the table meanwhile and after.
 
     Args:
-        root: Folder of the warehouse.
+        root: Folder or ``file:`` URL of the warehouse.
         version: Of ``training_examples``.
 
     Raises:
         MissingTableError: When there is no such table or version.
         TrainingDataError: When a file is gone or damaged, as after a VACUUM.
     """
-    folder = Path(root.removeprefix("file://")) / TABLE
+    folder = Path(plain_path(root)) / TABLE
     try:
         table = DeltaTable(str(folder), version=version)
     except (TableNotFoundError, DeltaError, OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 """The table ``promotions``: every promotion, refusal and rollback of a model is a row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -66,7 +66,8 @@ def record(root: str, entry: Entry, champion: int | None) -> None:
 
     The newest move that the table knows of must have made the present champion. If it did not,
     its run was killed before its alias moved, and that row becomes ``interrupted``. A refusal
-    that equals the newest row but for time and run is not repeated.
+    that equals the newest row but for time and run is not repeated. An entry is never earlier
+    than the newest row: where the clock was set back, it comes a microsecond later.
 
     Args:
         root: Of the warehouse.
@@ -74,6 +75,9 @@ def record(root: str, entry: Entry, champion: int | None) -> None:
         champion: Version that has the alias now, if any.
     """
     rows = read_rows(root, entry.model_name)
+    if rows and entry.promoted_at <= (newest := rows[-1]["promoted_at"]):
+        # A clock that was set back must not change the order in which things happened.
+        entry = replace(entry, promoted_at=newest + timedelta(microseconds=1))
     if entry.action == Action.REFUSED and rows and _told(rows[-1]) == _told(entry.row()):
         return
     moves = [row for row in rows if row["action"] in (Action.PROMOTED, Action.ROLLED_BACK)]

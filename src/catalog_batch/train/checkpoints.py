@@ -147,7 +147,8 @@ def newest_whole(run_folder: Path) -> tuple[Path | None, dict[str, str]]:
 
 def _progress(folder: Path) -> tuple[bool, int, int]:
     state = read_state(folder)
-    return is_final(folder), state.epoch, state.partial.batches if state.partial else 0
+    # Rows, for a batch is another share of the epoch on another number of ranks.
+    return is_final(folder), state.epoch, state.rows_of_epoch
 
 
 def begin(run_folder: Path) -> Path:

@@ -15,8 +15,8 @@ import torch
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ReconciliationError, TrainingDataError
-from catalog_batch.modeling.networks import default_preprocessing
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.starting import starting_preprocessing
 from catalog_batch.train.decoding import Batches, Decoder, Rows, StoredRow
 from catalog_batch.train.features import FeatureFile
 from catalog_batch.train.loop import Batch
@@ -170,8 +170,8 @@ class ShardReader:
 
 
 def preprocessing_for(settings: TrainSettings) -> Preprocessing:
-    """Choose the preprocessing: the architecture's, at the side that was set or its own."""
-    return default_preprocessing(settings.architecture, settings.image_side)
+    """Choose the preprocessing: that of the bundle gone on with, or the architecture's."""
+    return starting_preprocessing(settings.architecture, settings.weights, settings.image_side)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -51,6 +51,11 @@ class PartialEpoch:
 
     wait_seconds: float
 
+    @property
+    def rows(self) -> int:
+        """Count the rows that are done, of all ranks."""
+        return round(sum(of_rank[-1] for of_rank in self.totals))
+
     @classmethod
     def none(cls, world_size: int) -> "PartialEpoch":
         """Return how far an epoch is that has not begun."""
@@ -117,6 +122,19 @@ class FitState:
     partial: PartialEpoch | None = None
     """What is done of that epoch already; ``None`` when it has not begun."""
 
+    rows_before: int = 0
+    """Rows of that epoch that the weights have seen before it was begun anew."""
+
+    @property
+    def rows_of_epoch(self) -> int:
+        """Count the rows of that epoch that the weights have seen, begun anew or not."""
+        return self.rows_before + (self.partial.rows if self.partial else 0)
+
+    def begin_anew(self) -> None:
+        """Go back to the epoch's first row, with the weights it had reached."""
+        self.rows_before = self.rows_of_epoch
+        self.partial = None
+
     def goes_on(self, epochs: int, patience: int) -> bool:
         """Say whether another epoch follows, of so many and with so much patience."""
         return self.epoch < epochs and self.epochs_without_improvement < patience
@@ -125,6 +143,7 @@ class FitState:
         """Move on past the epoch that ``report`` describes."""
         self.epoch = report.epoch + 1
         self.partial = None
+        self.rows_before = 0
         self.history.append(report)
         self.best_loss = min(self.best_loss, report.validation_loss)
         self.epochs_without_improvement += 1
@@ -146,6 +165,7 @@ class FitState:
         if data["partial"] is not None:
             totals = tuple(tuple(of_rank) for of_rank in data["partial"]["totals"])
             state.partial = PartialEpoch(**{**data["partial"], "totals": totals})
+        state.rows_before = data["rows_before"]
         return state
 
 

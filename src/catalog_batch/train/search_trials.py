@@ -119,12 +119,8 @@ def run_trials(
                 verbose=0,
             ),
         )
-        grid = tuner.fit()
+        tuner.fit()
     shutil.rmtree(folder / TUNE, ignore_errors=True)
-    for number, result in enumerate(waiting):
-        if (error := grid[number].error) is not None:
-            result.error = _in_one_line(error)
-            on_change(result, None)
 
 
 class TrialRun(ray.tune.Trainable):
@@ -204,8 +200,10 @@ class _Listener(ray.tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        """Note that a trial's process died."""
-        self._end(trial, Outcome.FAILED, "its process ended")
+        """Note that a trial's process died, and what Ray says of it."""
+        # Below a line that numbers the failure. Tune's results would have it too, at the very end.
+        _, _, error = Path(str(trial.error_file)).read_text(encoding="utf-8").partition("\n")
+        self._end(trial, Outcome.FAILED, error)
 
     def _end(self, trial: TuneTrial, outcome: Outcome, error: str) -> None:
         result = self._results[trial.config["trial"]]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from catalog_batch.errors import MissingTableError, TrainingDataError
+from catalog_batch.locations import plain_path
 
 SPLITS = ("train", "validation", "test")
 CLASS_COLUMNS = ["category_id", "category_path", "taxonomy_version"]
@@ -152,9 +153,10 @@ def _open_table(table_uri: str, version: int | None) -> DeltaTable:
 
 
 def _local_folder(table_uri: str) -> Path:
-    parts = urlsplit(table_uri)
-    folder = Path(unquote(parts.path) if parts.scheme == "file" else table_uri).resolve()
-    if parts.scheme not in ("", "file") or any(mark in str(folder) for mark in UNSAFE_IN_URL):
+    folder = Path(plain_path(table_uri)).resolve()
+    if urlsplit(table_uri).scheme not in ("", "file") or any(
+        mark in str(folder) for mark in UNSAFE_IN_URL
+    ):
         raise TrainingDataError(
             f"Cannot train on {table_uri!r}: Petastorm opens files of a mounted folder whose "
             f"path has none of {UNSAFE_IN_URL!r}. Mount the storage, or move the warehouse."

@@ -21,7 +21,7 @@ from catalog_batch.modeling.bundle import (
 )
 from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network
-from catalog_batch.modeling.starting import starting_network
+from catalog_batch.modeling.starting import is_bundle, starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.cluster import run_workers
 from catalog_batch.train.readers import preprocessing_for
@@ -129,6 +129,8 @@ def plan_training(
     snapshot.require_shards(max(1, settings.num_workers))
     require_network(settings, snapshot)
     _start_or_resume(folder, settings, snapshot)
+    if is_bundle(settings.weights):
+        _tell_preprocessing(settings)
     return PlannedTraining(folder, settings, snapshot)
 
 
@@ -151,6 +153,20 @@ def train_planned(
             f"{folder.name!r} to go on from the last whole one."
         )
     return _bundled(folder, final, settings, snapshot, git_commit, created_at)
+
+
+def _tell_preprocessing(settings: TrainSettings) -> None:
+    steps = preprocessing_for(settings)
+    logger.info(
+        "going on from bundle %s, whose mean, deviation and interpolation stay: pictures of side "
+        "%d out of %d, mean %s, deviation %s, %s",
+        settings.weights,
+        steps.side,
+        steps.resize_side,
+        steps.mean,
+        steps.std,
+        steps.interpolation,
+    )
 
 
 def absolute_weights(weights: str) -> str:
@@ -231,6 +247,8 @@ def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) 
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
         **settings.model_dump(exclude=MAY_CHANGE),
+        # Of the bundle that is gone on with, where another one may lie by the next start.
+        "preprocessing": preprocessing_for(settings).to_json(),
     }
     if (folder / SEARCH).is_file():
         raise ConfigError(

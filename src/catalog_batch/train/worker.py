@@ -146,7 +146,7 @@ class _Run:
         """Begin an epoch anew, from the weights it had reached, on another number of ranks."""
         partial = self.state.partial
         if partial is not None and len(partial.totals) != self.rank.world_size:
-            self.state.partial = None
+            self.state.begin_anew()
             if self.rank.leads:
                 events.emit(self.folder, "epoch_begun_anew", epoch=self.state.epoch)
 
