@@ -25,6 +25,7 @@ from catalog_batch.evaluate.gate import Check
 from catalog_batch.leases import Lease, live_leases
 from catalog_batch.promotion import contest
 from catalog_batch.promotion.pipeline import promote_model, rollback_model
+from catalog_batch.promotions_table import Action, Entry, record
 from catalog_batch.registry import Registry
 from catalog_batch.runs import Clock, Run
 
@@ -281,6 +282,23 @@ def test_the_interrupted_row_of_a_model_leaves_other_models_alone(shop: Shop, pr
         ("other", "promoted"),
         ("catalogue", "interrupted"),
         ("catalogue", "promoted"),
+    ]
+
+
+def test_a_first_champion_is_followed_by_promotions_and_is_no_promotion_to_undo(
+    shop: Shop, promote: Any, roll_back: Any, clock: Clock
+) -> None:
+    first = Entry(clock(), "catalogue", Action.FIRST, 1, None, "r1")
+    record(str(shop.root), first, champion=None)
+    with pytest.raises(ModelRefusedError, match="nothing to roll 'catalogue' back to"):
+        roll_back()
+    promote()
+    roll_back()
+    assert shop.aliases()["champion"] == 1
+    assert promotions(shop) == [
+        ("first", 1, None, False),
+        ("promoted", 2, 1, False),
+        ("rolled_back", 1, 2, False),
     ]
 
 
