@@ -25,6 +25,10 @@ from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, verify_manife
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 INTRODUCED = "introduced"
+
+DOUBT = "doubt"
+"""Tag that says why a version's figures may be too good, which ``promote`` repeats."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 REFERENCE = re.compile(rf"(?P<name>{NAME})(@(?P<alias>{NAME})|/(?P<version>[0-9]{{1,9}}))")
 

@@ -362,6 +362,13 @@ def test_every_concern_leads_to_a_section(page: str) -> None:
     assert found and set(found) <= set(SECTIONS)
 
 
+def test_figures_that_are_too_good_are_the_first_concern(bare: ReportInputs) -> None:
+    page = render_report(replace(bare, doubt="It has seen 3 of 9 test rows."))
+    concerns = page[page.index('class="concerns"') :]
+    assert concerns.index("It has seen 3 of 9 test rows.") < concerns.index("</li>")
+    assert "It has seen" not in render_report(bare)
+
+
 def test_a_judgement_without_thresholds_has_a_report(bare: ReportInputs) -> None:
     judgement = judge(bare.predictions, Decider(1.0, {}), seed=1, resamples=5)
     text = Page(render_report(replace(bare, judgement=judgement))).text

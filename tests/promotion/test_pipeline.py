@@ -26,7 +26,7 @@ from catalog_batch.leases import Lease, live_leases
 from catalog_batch.promotion import contest
 from catalog_batch.promotion.pipeline import promote_model, rollback_model
 from catalog_batch.promotions_table import Action, Entry, record
-from catalog_batch.registry import Registry
+from catalog_batch.registry import DOUBT, Registry
 from catalog_batch.runs import Clock, Run
 
 CHALLENGER = "catalogue@challenger"
@@ -220,6 +220,14 @@ def test_classes_that_the_challenger_lacks_are_told(
     promote()
     assert "catalogue/3 lacks 1 classes of the champion" in caplog.text
     assert "Shop/shoes" in caplog.text
+
+
+def test_what_makes_a_challengers_figures_doubtful_is_told(
+    shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tags = {DOUBT: "It has seen 3 test rows."}
+    promote(f"catalogue/{shop.add_model('bags', logit=4, tags=tags).version}")
+    assert "catalogue/3: It has seen 3 test rows." in caplog.text
 
 
 def test_the_tables_files_are_leased_while_rows_are_read(

@@ -56,7 +56,11 @@ def earlier(
 
 
 def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
-    earlier: Path, write_table: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    earlier: Path,
+    write_table: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(earlier / "runs")
     model = train(
@@ -68,6 +72,8 @@ def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
     )
     before = load_bundle(earlier / "runs" / "two-classes" / "bundle")
     after = load_bundle(model.bundle_folder)
+    # The table is younger than the time that the bundle says it was trained at.
+    assert "built anew since" in model.doubt and model.doubt in caplog.text
     assert after.spec.head == before.spec.head == "article"
     assert [len(bundle.spec.classes) for bundle in (before, after)] == [2, 3]
     # With next to no learning rate the weights are still those that training started from.

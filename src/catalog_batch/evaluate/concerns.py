@@ -58,6 +58,12 @@ class Concern:
     """Id of the section of the page that shows it."""
 
 
+def start_concerns(doubt: str) -> Iterator[Concern]:
+    """Say what the weights that training started from make doubtful, if anything."""
+    if doubt:
+        yield Concern(doubt, "figures")
+
+
 def training_concerns(history: Sequence[Mapping[str, Any]]) -> Iterator[Concern]:
     """Say what the course of the training gives away."""
     if not history:

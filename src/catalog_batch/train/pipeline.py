@@ -21,7 +21,7 @@ from catalog_batch.modeling.manifest import SPEC
 from catalog_batch.models_table import TABLE as MODELS
 from catalog_batch.models_table import held_aliases, publish_models
 from catalog_batch.promotions_table import Action, Entry
-from catalog_batch.registry import NAME, ModelVersion, Registry
+from catalog_batch.registry import DOUBT, NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import PASSING, OnEvent
@@ -202,6 +202,7 @@ def _tags(name: str, trained: TrainedModel) -> dict[str, str]:
         "training_table_version": str(spec.training_table_version),
         "taxonomy_version": str(spec.taxonomy_version),
         "git_commit": spec.git_commit,
+        **({DOUBT: trained.doubt} if trained.doubt else {}),
     }
 
 

@@ -52,6 +52,7 @@ def write_run_report(
         target_precision=settings.train.target_precision,
         photo=photo_source(spec.training_table, spec.training_table_version),
         augmentation_sheet=sheet.read_bytes() if sheet.is_file() else None,
+        doubt=trained.doubt,
         champion=_champion(settings, registry, model, predictions),
     )
     write_report(folder / REPORT, inputs)
