@@ -80,6 +80,12 @@ def training_concerns(history: Sequence[Mapping[str, Any]]) -> Iterator[Concern]
         )
     if len(history) > 1 and best is history[-1]:
         yield Concern("The last epoch was the best one: more epochs may give more.", "training")
+    if not history[-1].get("validation_rows", 1):
+        yield Concern(
+            "There are no validation rows: early stopping and the choice of weights went by the "
+            "training loss, which falls while a model learns by heart.",
+            "training",
+        )
     waiting = float(np.mean([row.get("wait_share", 0.0) for row in history]))
     if waiting > WAITING:
         yield Concern(

@@ -135,11 +135,33 @@ def plan_training(
     snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
     snapshot.require_shards(max(1, settings.num_workers))
     require_network(settings, snapshot)
+    _warn_of_empty_splits(snapshot)
     doubt = doubt_of_start(settings.weights, snapshot)
     if doubt:
         logger.warning("%s", doubt)
     _start_or_resume(folder, settings, snapshot)
     return PlannedTraining(folder, settings, snapshot, doubt)
+
+
+def _warn_of_empty_splits(snapshot: Snapshot) -> None:
+    """Say what a run goes without; shares of 0 are allowed, to train on all there is."""
+    costs = {
+        "validation": "the weights kept and early stopping go by the training loss, and there is "
+        "no temperature and no threshold",
+        "test": "no figure is of rows that nothing was fitted on, and promote refuses the model "
+        "without --force",
+    }
+    for split, cost in costs.items():
+        if not snapshot.rows(split):
+            logger.warning(
+                "version %d of %s has no %s rows: %s. Raise training_set.%s_share, or label more "
+                "products, and build the training set again",
+                snapshot.version,
+                snapshot.table_uri,
+                split,
+                cost,
+                split,
+            )
 
 
 def train_planned(
