@@ -301,6 +301,14 @@ def test_the_comparison_counts_new_and_gone_mistakes(inputs: ReportInputs, page:
     assert f"{signed(difference)} better" in text
 
 
+def test_what_chance_is_computed_from_is_said(page: str) -> None:
+    text = Page(page).text
+    assert (
+        "They take photos as independent: where products have several, they are too narrow" in text
+    )
+    assert "McNemar's test, which takes photos as independent" in text
+
+
 def test_without_a_champion_there_is_nothing_to_compare(bare: ReportInputs) -> None:
     text = Page(render_report(bare)).text
     assert "There is no champion that was judged on the same split" in text
