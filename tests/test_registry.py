@@ -8,7 +8,7 @@ import pytest
 
 from catalog_batch.errors import ConfigError, ModelRefusedError
 from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, write_manifest
-from catalog_batch.registry import STORE, Registry, open_store
+from catalog_batch.registry import STORE, ModelVersion, Registry, open_store
 
 
 def write_sealed(folder: Path, content: str) -> Path:
@@ -148,6 +148,21 @@ def test_a_register_cut_off_before_its_version_is_finished_by_the_next(
 ) -> None:
     open_store(registry.folder).create_registered_model("shop")
     assert registry.register("shop", write_sealed(tmp_path / "1", "a"), {}).alias == "champion"
+
+
+def test_what_becomes_champion_is_told_before_it_is_champion(
+    registry: Registry, tmp_path: Path
+) -> None:
+    told: list[tuple[int, tuple[str, ...]]] = []
+
+    def note(version: ModelVersion) -> None:
+        told.append((version.version, registry.resolve(f"shop/{version.version}").aliases))
+
+    for name in ("1", "2", "1"):
+        bundle = tmp_path / name
+        bundle = bundle if bundle.exists() else write_sealed(bundle, name)
+        registry.register("shop", bundle, {}, before_champion=note)
+    assert told == [(1, ())]
 
 
 def test_nothing_is_sent_home(registry: Registry, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, verify_manife
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 INTRODUCED = "introduced"
+
+DOUBT = "doubt"
+"""Tag that says why a version's figures may be too good, which ``promote`` repeats."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 REFERENCE = re.compile(rf"(?P<name>{NAME})(@(?P<alias>{NAME})|/(?P<version>[0-9]{{1,9}}))")
 
@@ -87,11 +91,20 @@ class Registry:
         bundle_folder: Path,
         metrics: Mapping[str, float],
         tags: Mapping[str, str] | None = None,
+        before_champion: Callable[[ModelVersion], None] = lambda version: None,
     ) -> ModelVersion:
         """Copy a bundle in and make it the model's next version; the same digest only once.
 
         The first version becomes ``champion``. Later ones become ``challenger``, which the
         job ``promote`` makes champion.
+
+        Args:
+            model_name: Of letters, digits, ``_`` and ``-``.
+            bundle_folder: Stays as it is.
+            metrics: Kept with the version.
+            tags: Likewise.
+            before_champion: Called with the version that is about to become champion, if it is:
+                whoever writes that down does it before any scoring can ask for it.
 
         Raises:
             ConfigError: For a model name that could not be referred to.
@@ -106,7 +119,7 @@ class Registry:
         known = self._versions(model_name)
         same = [version for version in known if version.digest == digest]
         if same:
-            self._fill_aliases(model_name, same[0], known)
+            self._fill_aliases(same[0], known, before_champion)
             return self.resolve(f"{model_name}/{same[0].version}")
         location = self._copy_in(model_name, bundle_folder, digest)
         if not known:
@@ -117,7 +130,7 @@ class Registry:
             tags={**(tags or {}), "digest": digest, "metrics": json.dumps(dict(metrics))},
         )
         version = self.resolve(f"{model_name}/{created.version}")
-        self._fill_aliases(model_name, version, known)
+        self._fill_aliases(version, known, before_champion)
         return self.resolve(f"{model_name}/{created.version}")
 
     def set_alias(self, model_name: str, version: int, alias: str) -> None:
@@ -155,7 +168,10 @@ class Registry:
         return [version for name in names for version in self._versions(name)]
 
     def _fill_aliases(
-        self, model_name: str, newest: ModelVersion, known: Sequence[ModelVersion]
+        self,
+        newest: ModelVersion,
+        known: Sequence[ModelVersion],
+        before_champion: Callable[[ModelVersion], None],
     ) -> None:
         """Give a version without an alias one: champion if the model has none.
 
@@ -166,8 +182,11 @@ class Registry:
         if newest.aliases or newest.is_introduced:
             return
         has_champion = any(CHAMPION in version.aliases for version in known)
-        self.set_alias(model_name, newest.version, CHALLENGER if has_champion else CHAMPION)
-        self._client.set_model_version_tag(model_name, str(newest.version), INTRODUCED, "yes")
+        if not has_champion:
+            before_champion(newest)
+        name, version = newest.model_name, newest.version
+        self.set_alias(name, version, CHALLENGER if has_champion else CHAMPION)
+        self._client.set_model_version_tag(name, str(version), INTRODUCED, "yes")
 
     @property
     def _client(self) -> Any:

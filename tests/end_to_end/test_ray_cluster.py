@@ -45,7 +45,7 @@ def ray_address() -> Iterator[str]:
 def test_training_runs_on_a_cluster_given_by_address(
     line: Line, ray_address: str, tmp_path: Path
 ) -> None:
-    for table in ("training_examples", "models", "run_log", *EVALUATION_TABLES):
+    for table in ("training_examples", "models", "promotions", "run_log", *EVALUATION_TABLES):
         shutil.copytree(line.warehouse / table, tmp_path / table)
     address = f"train.ray_address={ray_address}"
     finished = run_command(

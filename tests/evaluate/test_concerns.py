@@ -42,6 +42,11 @@ def test_the_course_of_a_training_gives_faults_away(last: dict[str, float], expe
     assert found[0].section == "training"
 
 
+def test_a_course_without_validation_rows_is_said() -> None:
+    [concern] = training_concerns([epoch(number, validation_rows=0) for number in range(3)])
+    assert "the choice of weights went by the training loss" in concern.text
+
+
 def test_few_rows_and_confidences_that_are_off_are_said() -> None:
     test = replace(simulated(60, scale=4.0), split="test")
     judgement = judge({"test": test}, Decider(1.0, {}, "too few rows"), seed=1, resamples=50)

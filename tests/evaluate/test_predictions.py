@@ -53,6 +53,16 @@ def test_shares_of_ranks_are_merged_in_the_order_of_image_ids() -> None:
     assert_same(merged([share(slice(0, 0)), whole]), whole)
 
 
+def test_labels_of_other_predictions_are_taken_by_category_id() -> None:
+    before = predicted_as([0, 1, 2], [0, 1, 1])
+    after = replace(before, category_ids=("c2", "c1", "c0", "c9"), labels=np.array([0, 0, 1]))
+    relabelled = before.with_labels_of(after)
+    assert relabelled.labels.tolist() == [2, 2, 1]
+    assert relabelled.correct.tolist() == [False, False, True]
+    with pytest.raises(BadInputError, match=r"labelled \['c9'\] now"):
+        before.with_labels_of(replace(after, labels=np.array([3, 0, 1])))
+
+
 def test_shares_of_different_splits_are_refused() -> None:
     with pytest.raises(BadInputError, match="'test', 'validation'"):
         merged([simulated(3), replace(simulated(3), split="test")])

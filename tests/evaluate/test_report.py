@@ -301,6 +301,14 @@ def test_the_comparison_counts_new_and_gone_mistakes(inputs: ReportInputs, page:
     assert f"{signed(difference)} better" in text
 
 
+def test_what_chance_is_computed_from_is_said(page: str) -> None:
+    text = Page(page).text
+    assert (
+        "They take photos as independent: where products have several, they are too narrow" in text
+    )
+    assert "McNemar's test, which takes photos as independent" in text
+
+
 def test_without_a_champion_there_is_nothing_to_compare(bare: ReportInputs) -> None:
     text = Page(render_report(bare)).text
     assert "There is no champion that was judged on the same split" in text
@@ -360,6 +368,13 @@ def test_every_concern_leads_to_a_section(page: str) -> None:
     listed = page[page.index('class="concerns"') :]
     found = re.findall(r'<a href="#(\w+)">Look</a>', listed[: listed.index("</ul>")])
     assert found and set(found) <= set(SECTIONS)
+
+
+def test_figures_that_are_too_good_are_the_first_concern(bare: ReportInputs) -> None:
+    page = render_report(replace(bare, doubt="It has seen 3 of 9 test rows."))
+    concerns = page[page.index('class="concerns"') :]
+    assert concerns.index("It has seen 3 of 9 test rows.") < concerns.index("</li>")
+    assert "It has seen" not in render_report(bare)
 
 
 def test_a_judgement_without_thresholds_has_a_report(bare: ReportInputs) -> None:

@@ -1,6 +1,6 @@
 """A warehouse without a JVM: tables made from their DDL, a registry, models of one answer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +78,7 @@ class Shop:
         logit: float = 3.0,
         temperature: float = 1.0,
         table_version: int = 0,
+        tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
         """Register a network whose logits are 0 for all classes and ``logit`` for its answer."""
         network = build_network("squeezenet1_1", len(classes), image_side=SIDE)
@@ -87,9 +88,11 @@ class Shop:
             last.bias.zero_()
             last.bias[classes.index(answer)] = logit
         spec = spec_of(classes, temperature=temperature, training_table_version=table_version)
-        return self.register(network, spec)
+        return self.register(network, spec, tags)
 
-    def register(self, network: torch.nn.Module, spec: BundleSpec) -> ModelVersion:
+    def register(
+        self, network: torch.nn.Module, spec: BundleSpec, more: Mapping[str, str] | None = None
+    ) -> ModelVersion:
         """Bundle and register a network, as training does."""
         folder = self.root / "_runs" / f"run-{len(self.registry.list_versions())}"
         write_bundle(folder, network, spec, np.zeros((1, SIDE, SIDE, 3), np.uint8))
@@ -99,6 +102,7 @@ class Shop:
             "training_table_version": str(spec.training_table_version),
             "taxonomy_version": str(spec.taxonomy_version),
             "git_commit": spec.git_commit,
+            **(more or {}),
         }
         return self.registry.register("catalogue", folder, {}, tags)
 

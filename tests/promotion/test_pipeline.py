@@ -26,7 +26,8 @@ from catalog_batch.leases import Lease, live_leases
 from catalog_batch.promotion import contest
 from catalog_batch.promotion.held_out import find_held_out_rows
 from catalog_batch.promotion.pipeline import promote_model, rollback_model
-from catalog_batch.registry import Registry
+from catalog_batch.promotions_table import Action, Entry, record
+from catalog_batch.registry import DOUBT, Registry
 from catalog_batch.runs import Clock, Run
 
 CHALLENGER = "catalogue@challenger"
@@ -229,6 +230,14 @@ def test_classes_that_the_challenger_lacks_are_told(
     assert "Shop/shoes" in caplog.text
 
 
+def test_what_makes_a_challengers_figures_doubtful_is_told(
+    shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tags = {DOUBT: "It has seen 3 test rows."}
+    promote(f"catalogue/{shop.add_model('bags', logit=4, tags=tags).version}")
+    assert "catalogue/3: It has seen 3 test rows." in caplog.text
+
+
 def test_the_tables_files_are_leased_while_rows_are_read(
     shop: Shop, promote: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +318,23 @@ def test_the_interrupted_row_of_a_model_leaves_other_models_alone(shop: Shop, pr
         ("other", "promoted"),
         ("catalogue", "interrupted"),
         ("catalogue", "promoted"),
+    ]
+
+
+def test_a_first_champion_is_followed_by_promotions_and_is_no_promotion_to_undo(
+    shop: Shop, promote: Any, roll_back: Any, clock: Clock
+) -> None:
+    first = Entry(clock(), "catalogue", Action.FIRST, 1, None, "r1")
+    record(str(shop.root), first, champion=None)
+    with pytest.raises(ModelRefusedError, match="nothing to roll 'catalogue' back to"):
+        roll_back()
+    promote()
+    roll_back()
+    assert shop.aliases()["champion"] == 1
+    assert promotions(shop) == [
+        ("first", 1, None, False),
+        ("promoted", 2, 1, False),
+        ("rolled_back", 1, 2, False),
     ]
 
 

@@ -9,11 +9,14 @@ import pytest
 from deltalake import DeltaTable
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.empty_tables import create_table
+from tests.promotion.shop import killed_where
 
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError
 from catalog_batch.evaluate.rows import EVALUATION_TABLES
 from catalog_batch.leases import Lease, live_leases
+from catalog_batch.promotions_table import read_rows
+from catalog_batch.registry import Registry
 from catalog_batch.runs import Run, Status
 from catalog_batch.train.events import PASSING
 from catalog_batch.train.pipeline import TABLE, train_and_register
@@ -46,7 +49,7 @@ def open_run() -> Run:
 @pytest.fixture
 def root(training_table: Path) -> Path:
     """Return a warehouse with what training reads and, still empty, what it fills."""
-    for name in ("models", *EVALUATION_TABLES):
+    for name in ("models", "promotions", *EVALUATION_TABLES):
         create_table(training_table.parent, name)
     return training_table.parent
 
@@ -92,7 +95,10 @@ def test_a_run_leaves_a_report_and_figures_and_is_not_doubled(root: Path) -> Non
 
 
 def test_a_later_model_is_compared_with_the_champion(root: Path) -> None:
-    train_and_register(settings_for_test(root), open_run(), 0, "first", clock=lambda: NOW)
+    with killed_where(Registry, "set_alias", "champion"):
+        train_and_register(settings_for_test(root), open_run(), 0, "first", clock=lambda: NOW)
+    later = NOW + timedelta(minutes=1)
+    train_and_register(settings_for_test(root), open_run(), 0, "first", clock=lambda: later)
     settings = settings_for_test(root)
     other = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": 5})})
     run = open_run()
@@ -100,11 +106,17 @@ def test_a_later_model_is_compared_with_the_champion(root: Path) -> None:
     page = Path(run.details["report"]).read_text(encoding="utf-8")
     assert (run.details["model"], run.details["alias"]) == ("catalogue/2", "challenger")
     assert "catalogue/1" in page
+    rows = read_rows(str(root), "catalogue")
+    assert [(row["action"], row["version"], row["previous_version"]) for row in rows] == [
+        ("interrupted", 1, None),  # written down, and killed before the alias was there
+        ("first", 1, None),
+    ]
+    assert (rows[1]["checks"], rows[1]["test_rows"], rows[1]["run_id"]) == ([], None, "run-1")
 
 
 def test_a_warehouse_without_the_tables_is_refused_before_training(training_table: Path) -> None:
     root = training_table.parent
-    with pytest.raises(MissingTableError, match=r"no tables \['models', 'evaluation_metrics'"):
+    with pytest.raises(MissingTableError, match=r"no tables \['models', 'promotions', 'evaluation"):
         train_and_register(settings_for_test(root), open_run(), clock=lambda: NOW)
     assert not (root / "_runs").exists()
 

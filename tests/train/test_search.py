@@ -81,7 +81,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, write_table: Write) -> Search
     """Search a grid of three, the last of which fails; stopped in the second, and gone on with."""
     root = tmp_path_factory.mktemp("grid")
     write_table(root / TABLE)
-    for name in ("models", *EVALUATION_TABLES):
+    for name in ("models", "promotions", *EVALUATION_TABLES):
         create_table(root, name)
     other_run = root / "_runs" / "grid-0003"
     other_run.mkdir(parents=True)
@@ -289,7 +289,7 @@ def test_the_command_searches_on_ray_workers_and_trains_with_the_best(
     tmp_path: Path, write_table: Write
 ) -> None:
     write_table(tmp_path / TABLE)
-    for name in ("models", "run_log", *EVALUATION_TABLES):
+    for name in ("models", "promotions", "run_log", *EVALUATION_TABLES):
         create_table(tmp_path, name)
     space = tmp_path / "space.toml"
     space.write_text('method = "grid"\n[space]\n"train.learning_rate" = [0.001, 0.01]\n')

@@ -58,6 +58,12 @@ class Concern:
     """Id of the section of the page that shows it."""
 
 
+def start_concerns(doubt: str) -> Iterator[Concern]:
+    """Say what the weights that training started from make doubtful, if anything."""
+    if doubt:
+        yield Concern(doubt, "figures")
+
+
 def training_concerns(history: Sequence[Mapping[str, Any]]) -> Iterator[Concern]:
     """Say what the course of the training gives away."""
     if not history:
@@ -74,6 +80,12 @@ def training_concerns(history: Sequence[Mapping[str, Any]]) -> Iterator[Concern]
         )
     if len(history) > 1 and best is history[-1]:
         yield Concern("The last epoch was the best one: more epochs may give more.", "training")
+    if not history[-1].get("validation_rows", 1):
+        yield Concern(
+            "There are no validation rows: early stopping and the choice of weights went by the "
+            "training loss, which falls while a model learns by heart.",
+            "training",
+        )
     waiting = float(np.mean([row.get("wait_share", 0.0) for row in history]))
     if waiting > WAITING:
         yield Concern(

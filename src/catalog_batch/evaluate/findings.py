@@ -86,6 +86,8 @@ class RowChanges:
     p_value: float
     """Chance of so uneven numbers of new and gone mistakes if the models were equally good.
 
+    It takes rows as independent, and is too small where products have several photos.
+
     McNemar's exact test: Note on the sampling error of the difference between correlated
     proportions or percentages, 1947.
     """

@@ -86,6 +86,30 @@ class Predictions:
         agrees: Flags = self.predicted == self.labels
         return agrees
 
+    def with_labels_of(self, other: "Predictions") -> "Predictions":
+        """Return these logits with the true classes that ``other`` has for the same rows.
+
+        Labels may have been corrected since these were made.
+
+        Args:
+            other: Of the same rows in the same order; classes are matched by id.
+
+        Raises:
+            BadInputError: When rows are of a class that is not among these.
+        """
+        missing = sorted(
+            {other.category_ids[label] for label in np.unique(other.labels)}
+            - set(self.category_ids)
+        )
+        if missing:
+            raise BadInputError(
+                f"Rows of split {self.split!r} are labelled {missing} now, classes that these "
+                "predictions do not have. Predict the rows again with a model that has them."
+            )
+        indices = {category: index for index, category in enumerate(self.category_ids)}
+        known = [indices.get(category, -1) for category in other.category_ids]
+        return replace(self, labels=np.array(known, dtype=np.int64)[other.labels])
+
     def save(self, path: Path) -> None:
         """Write the arrays as npz, without pickle; the file appears complete or not at all."""
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:

@@ -97,6 +97,9 @@ class ReportInputs:
     augmentation_sheet: bytes | None = None
     """PNG of photos before and after augmentation."""
 
+    doubt: str = ""
+    """Why the figures may be too good; empty when nothing speaks for it."""
+
     champion: Champion | None = None
 
 
@@ -222,6 +225,7 @@ def _concerns(
 ) -> Iterator[Concern]:
     judgement = inputs.judgement
     champion = _champion_evaluation(inputs, evaluation.split)
+    yield from concerns.start_concerns(inputs.doubt)
     if champion:
         yield from concerns.champion_concerns(champion, evaluation, changes)
     yield from concerns.acceptance_concerns(judgement, evaluation, inputs.target_precision)

@@ -64,10 +64,12 @@ def bootstrap_intervals(
 ) -> Intervals:
     """Draw resamples of the rows and return the percentile intervals of ``CONFIDENCE``.
 
-    A resample in which a class's figure is not defined is left out of its interval. Two limits of
-    resampling: few rows that are all right give an interval of one point, which does not mean that
-    the class is perfect; and macro averages over many classes of a few rows come out lower than
-    the figure itself, since a resample has fewer distinct rows.
+    A resample in which a class's figure is not defined is left out of its interval. Three limits:
+    few rows that are all right give an interval of one point, which does not mean that the class is
+    perfect; macro averages over many classes of a few rows come out lower than the figure itself,
+    since a resample has fewer distinct rows; and rows are drawn one by one, though photos of one
+    product are right or wrong together more often than by chance, so that intervals are too narrow
+    where products have several.
 
     Args:
         outcomes: Of one row or more.

@@ -15,7 +15,7 @@ from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.promotion.comparison import classes_of, compare
 from catalog_batch.promotion.held_out import TABLE, find_held_out_rows
-from catalog_batch.registry import ModelVersion, Registry
+from catalog_batch.registry import DOUBT, ModelVersion, Registry
 from catalog_batch.runs import Clock, Run
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ def hold_contest(
         ModelRefusedError: When a bundle is damaged; the champion's does not matter to ``force``.
         BadInputError: Without ``force``, when the test rows cannot be had.
     """
+    if DOUBT in challenger.tags:
+        logger.warning("%s: %s", name_of(challenger), challenger.tags[DOUBT])
     bundle = load_bundle(challenger.bundle_folder)
     version, hours = bundle.spec.training_table_version, settings.maintenance.lease_hours
     bounds = Bounds(**settings.promote.model_dump())

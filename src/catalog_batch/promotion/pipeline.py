@@ -15,13 +15,13 @@ step 3 the same command finds its version champion already, and tidies.
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from catalog_batch import promotions_table
 from catalog_batch.config import Settings
 from catalog_batch.errors import LockHeldError, ModelRefusedError
 from catalog_batch.evaluate.gate import Check
 from catalog_batch.models_table import held_aliases, publish_models
-from catalog_batch.promotion import history
 from catalog_batch.promotion.contest import Contest, hold_contest, name_of, refusal, report
-from catalog_batch.promotion.history import Action, Entry
+from catalog_batch.promotions_table import Action, Entry
 from catalog_batch.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, Registry
 from catalog_batch.runs import Clock, Run, Status
 
@@ -56,7 +56,7 @@ def promote_model(
         LockHeldError: When the champion changed while it was compared.
     """
     root, registry = settings.warehouse, Registry(settings.registry_folder)
-    history.require_table(root)
+    promotions_table.require_table(root)
     challenger = _challenger(registry, reference)
     champion = find_by_alias(registry, challenger.model_name, CHAMPION)
     if champion and champion.version == challenger.version:
@@ -70,7 +70,7 @@ def promote_model(
     on_checks(contest.checks)
     with held_aliases(root):
         _refuse_another_champion(registry, contest)
-        history.record(root, _entry(contest, force, run, clock), _number(champion))
+        promotions_table.record(root, _entry(contest, force, run, clock), _number(champion))
         if contest.failed and not force:
             raise refusal(contest)
         if champion:
@@ -99,7 +99,7 @@ def rollback_model(
         MissingTableError: When the warehouse lacks ``promotions``.
     """
     root, registry = settings.warehouse, Registry(settings.registry_folder)
-    history.require_table(root)
+    promotions_table.require_table(root)
     with held_aliases(root):
         previous = _previous(registry, model_name)
         champion = find_by_alias(registry, model_name, CHAMPION)
@@ -109,7 +109,7 @@ def rollback_model(
             entry = Entry(
                 clock(), model_name, Action.ROLLED_BACK, previous.version, replaced, run.run_id
             )
-            history.record(root, entry, replaced)
+            promotions_table.record(root, entry, replaced)
             registry.set_alias(model_name, previous.version, CHAMPION)
         # Gone and not swapped: a rollback that is tried twice must not bring the other one back.
         registry.remove_alias(model_name, PREVIOUS)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from catalog_batch import ledger
+from catalog_batch import ledger, promotions_table
 from catalog_batch.config import Settings
 from catalog_batch.errors import ConfigError, MissingTableError
 from catalog_batch.evaluate.judgement import Judgement
@@ -20,7 +20,8 @@ from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.modeling.manifest import SPEC
 from catalog_batch.models_table import TABLE as MODELS
 from catalog_batch.models_table import held_aliases, publish_models
-from catalog_batch.registry import NAME, ModelVersion, Registry
+from catalog_batch.promotions_table import Action, Entry
+from catalog_batch.registry import DOUBT, NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import PASSING, OnEvent
@@ -77,7 +78,7 @@ def train_and_register(
             tell = _telling(renew, trackers, on_event)
             trained = train_planned(planned, commit, run.started_at.isoformat(), tell)
             registry = Registry(settings.registry_folder)
-            model, is_new = _registered(settings, registry, name, trained)
+            model, is_new = _registered(settings, registry, name, trained, run, clock)
             is_new |= publish_evaluation(settings.warehouse, model, trained.judgement)
             report = _reported(settings, registry, model, trained)
             trackers.log_artefacts([Path(report), trained.bundle_folder / SPEC])
@@ -114,7 +115,8 @@ def require_tables(root: str) -> None:
     Raises:
         MissingTableError: Naming those that are not there.
     """
-    missing = [name for name in (MODELS, *EVALUATION_TABLES) if not ledger.exists(root, name)]
+    filled = (MODELS, promotions_table.TABLE, *EVALUATION_TABLES)
+    missing = [name for name in filled if not ledger.exists(root, name)]
     if missing:
         raise MissingTableError(
             f"The warehouse {root!r} has no tables {missing}, which training fills at its end. Run "
@@ -141,9 +143,19 @@ def publish_evaluation(root: str, model: ModelVersion, judgement: Judgement) -> 
 
 
 def _registered(
-    settings: Settings, registry: Registry, name: str, trained: TrainedModel
+    settings: Settings,
+    registry: Registry,
+    name: str,
+    trained: TrainedModel,
+    run: Run,
+    clock: Clock,
 ) -> tuple[ModelVersion, bool]:
-    """Register the bundle and tell the table; return the version and whether it is a new one."""
+    """Register the bundle and tell the tables; return the version and whether it is a new one."""
+
+    def record_first(first: ModelVersion) -> None:
+        entry = Entry(clock(), first.model_name, Action.FIRST, first.version, None, run.run_id)
+        promotions_table.record(settings.warehouse, entry, champion=None)
+
     with held_aliases(settings.warehouse):
         versions_before = len(registry.list_versions())
         model = registry.register(
@@ -151,6 +163,7 @@ def _registered(
             trained.bundle_folder,
             trained.metrics,
             _tags(name, trained),
+            record_first,
         )
         publish_models(settings.warehouse, registry)
         return model, len(registry.list_versions()) > versions_before
@@ -189,6 +202,7 @@ def _tags(name: str, trained: TrainedModel) -> dict[str, str]:
         "training_table_version": str(spec.training_table_version),
         "taxonomy_version": str(spec.taxonomy_version),
         "git_commit": spec.git_commit,
+        **({DOUBT: trained.doubt} if trained.doubt else {}),
     }
 
 

@@ -52,6 +52,7 @@ def write_run_report(
         target_precision=settings.train.target_precision,
         photo=photo_source(spec.training_table, spec.training_table_version),
         augmentation_sheet=sheet.read_bytes() if sheet.is_file() else None,
+        doubt=trained.doubt,
         champion=_champion(settings, registry, model, predictions),
     )
     write_report(folder / REPORT, inputs)
@@ -69,24 +70,39 @@ def _champion(
         is_other = version.version != model.version
         if version.model_name == model.model_name and CHAMPION in version.aliases and is_other:
             try:
-                return _judged(settings, version, predictions)
+                return judge_champion(settings, version, predictions)
             except CatalogBatchError as error:
                 logger.warning("the report does not compare with %s: %s", _name(version), error)
     return None
 
 
-def _judged(
+def judge_champion(
     settings: Settings, champion: ModelVersion, predictions: Mapping[str, Predictions]
 ) -> Champion | None:
+    """Judge a champion by the predictions that its run left, and by today's labels.
+
+    Args:
+        settings: That say where runs are.
+        champion: As it was registered.
+        predictions: Of the model that it is compared with, by split.
+
+    Returns:
+        None where its run left no predictions, or those of other rows.
+
+    Raises:
+        BadInputError: When rows are labelled now with a class that it does not have.
+        ModelRefusedError: When its bundle is damaged.
+    """
     folder = settings.runs_folder / champion.tags["training_run"]
     if not all((folder / file_name(split)).is_file() for split in predictions):
         return None
-    others = {split: load_predictions(folder / file_name(split)) for split in predictions}
+    stored = {split: load_predictions(folder / file_name(split)) for split in predictions}
     # Not by the table's version: of a table that was dropped and built again they start anew.
     if not all(
-        np.array_equal(others[split].image_ids, own.image_ids) for split, own in predictions.items()
+        np.array_equal(stored[split].image_ids, own.image_ids) for split, own in predictions.items()
     ):
         return None
+    others = {split: stored[split].with_labels_of(own) for split, own in predictions.items()}
     spec = check_bundle(champion.bundle_folder)
     decider = Decider(spec.temperature, spec.thresholds)
     return Champion(_name(champion), judge(others, decider, settings.train.seed), others)

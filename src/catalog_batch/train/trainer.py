@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from catalog_batch.train.cluster import run_workers
 from catalog_batch.train.readers import preprocessing_for
 from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
+from catalog_batch.train.seen_rows import doubt_of_start
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
 from catalog_batch.train.worker import recipe_settings
 
@@ -69,6 +70,9 @@ class TrainedModel:
 
     history: list[EpochReport]
 
+    doubt: str = ""
+    """Why the figures may be too good, for people; empty when nothing speaks for it."""
+
 
 def train_classifier(
     table_uri: str,
@@ -109,6 +113,9 @@ class PlannedTraining:
     settings: TrainSettings
     snapshot: Snapshot
 
+    doubt: str
+    """As of ``TrainedModel``."""
+
 
 def plan_training(
     table_uri: str,
@@ -128,10 +135,35 @@ def plan_training(
     snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
     snapshot.require_shards(max(1, settings.num_workers))
     require_network(settings, snapshot)
+    _warn_of_empty_splits(snapshot)
+    doubt = doubt_of_start(settings.weights, snapshot)
+    if doubt:
+        logger.warning("%s", doubt)
     _start_or_resume(folder, settings, snapshot)
     if is_bundle(settings.weights):
         _tell_preprocessing(settings)
-    return PlannedTraining(folder, settings, snapshot)
+    return PlannedTraining(folder, settings, snapshot, doubt)
+
+
+def _warn_of_empty_splits(snapshot: Snapshot) -> None:
+    """Say what a run goes without; shares of 0 are allowed, to train on all there is."""
+    costs = {
+        "validation": "the weights kept and early stopping go by the training loss, and there is "
+        "no temperature and no threshold",
+        "test": "no figure is of rows that nothing was fitted on, and promote refuses the model "
+        "without --force",
+    }
+    for split, cost in costs.items():
+        if not snapshot.rows(split):
+            logger.warning(
+                "version %d of %s has no %s rows: %s. Raise training_set.%s_share, or label more "
+                "products, and build the training set again",
+                snapshot.version,
+                snapshot.table_uri,
+                split,
+                cost,
+                split,
+            )
 
 
 def train_planned(
@@ -152,7 +184,8 @@ def train_planned(
             f"Training ended without an evaluated checkpoint in {folder}. Run again with run id "
             f"{folder.name!r} to go on from the last whole one."
         )
-    return _bundled(folder, final, settings, snapshot, git_commit, created_at)
+    trained = _bundled(folder, final, settings, snapshot, git_commit, created_at)
+    return replace(trained, doubt=planned.doubt)
 
 
 def _tell_preprocessing(settings: TrainSettings) -> None:

@@ -1,9 +1,8 @@
 """Spark reads the rows that were written without it, into the table that its DDL makes."""
 
-from catalog_batch import tables
+from catalog_batch import promotions_table, tables
 from catalog_batch.evaluate.gate import Check
-from catalog_batch.promotion import history
-from catalog_batch.promotion.history import Action, Entry
+from catalog_batch.promotions_table import Action, Entry
 from catalog_batch.runs import Clock
 from catalog_batch.warehouse import Warehouse
 
@@ -18,7 +17,7 @@ def test_sql_reads_the_checks_of_what_was_recorded(warehouse: Warehouse, clock: 
         ("r3", Action.PROMOTED),
     ):
         entry = Entry(clock(), "shop", action, 2, 1, run_id, True, [CHECK], 3, 40)
-        history.record(warehouse.root, entry, champion=1)
+        promotions_table.record(warehouse.root, entry, champion=1)
     found = warehouse.read(tables.PROMOTIONS).orderBy("promoted_at")
     assert [(row["run_id"], row["action"]) for row in found.collect()] == [
         ("r1", "refused"),

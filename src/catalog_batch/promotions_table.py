@@ -1,4 +1,7 @@
-"""The table ``promotions``: every promotion, refusal and rollback of a model is a row."""
+"""The table ``promotions``: every promotion, refusal and rollback of a model is a row.
+
+So is a model's first champion, which training makes without a comparison.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,11 +23,18 @@ Row = dict[str, Any]
 class Action(StrEnum):
     """What a row says happened."""
 
+    FIRST = "first"
+    """It was registered while the model had no champion: nothing was compared."""
+
     PROMOTED = "promoted"
     REFUSED = "refused"
     ROLLED_BACK = "rolled_back"
     INTERRUPTED = "interrupted"
     """It was about to happen: the run ended before the alias moved."""
+
+
+MOVES = (Action.FIRST, Action.PROMOTED, Action.ROLLED_BACK)
+"""Actions that make a version champion."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def record(root: str, entry: Entry, champion: int | None) -> None:
         entry = replace(entry, promoted_at=newest + timedelta(microseconds=1))
     if entry.action == Action.REFUSED and rows and _told(rows[-1]) == _told(entry.row()):
         return
-    moves = [row for row in rows if row["action"] in (Action.PROMOTED, Action.ROLLED_BACK)]
+    moves = [row for row in rows if row["action"] in MOVES]
     if not moves or moves[-1]["version"] == champion:
         ledger.append_rows(root, TABLE, [entry.row()])
         return

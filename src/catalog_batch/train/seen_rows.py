@@ -1,0 +1,80 @@
+"""Rows that a model is judged by, and that the model training starts from has been trained on."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from catalog_batch.errors import BadInputError, MissingTableError
+from catalog_batch.evaluate.predictions import SPLITS
+from catalog_batch.modeling.bundle import check_bundle
+from catalog_batch.modeling.spec import BundleSpec
+from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
+
+Keys = set[tuple[str, str]]
+"""Of rows: pairs of a column's name and its value."""
+
+
+def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
+    """Say which rows of validation and test an earlier bundle was trained on.
+
+    Those are its training rows' images and all images of their products, since a split keeps a
+    product together. What that bundle had itself started from is not looked at: its own run did.
+
+    Args:
+        weights: As of ``starting_network``; of anything but a bundle nothing is known.
+        snapshot: That is trained on now.
+
+    Returns:
+        A sentence for people; empty when there are none. Another one where the bundle's own table
+        version cannot be read any more.
+    """
+    if weights in ("none", "imagenet") or not Path(weights).is_dir():
+        return ""
+    spec = check_bundle(Path(weights))
+    version = f"version {spec.training_table_version} of {spec.training_table!r}"
+    try:
+        earlier = _snapshot_of(spec)
+        if (earlier.table_uri, earlier.version) == (snapshot.table_uri, snapshot.version):
+            return ""
+        known = {key for row in _keys(earlier, "train") for key in row}
+        counts = {
+            split: sum(not known.isdisjoint(row) for row in _keys(snapshot, split))
+            for split in SPLITS
+        }
+    except (BadInputError, OSError, ValueError) as error:
+        return (
+            f"Training started from {weights!r}, which was trained on {version}, and that cannot "
+            f"be read any more ({str(error).splitlines()[0]}): nobody knows whether it has seen "
+            "rows of validation and test. Figures may be too good."
+        )
+    if not any(counts.values()):
+        return ""
+    seen = " and ".join(
+        f"{rows:,} of {snapshot.rows(split):,} {split} rows" for split, rows in counts.items()
+    )
+    return (
+        f"Training started from {weights!r}, which was trained on {version}: it has seen the "
+        f"products of {seen}, so that figures are too good. Start from other weights, or build "
+        "the training set with the split as it was."
+    )
+
+
+def _snapshot_of(spec: BundleSpec) -> Snapshot:
+    uri, version = spec.training_table, spec.training_table_version
+    found = resolve_snapshot(uri, version)
+    # Versions of a table that was dropped and built again start anew.
+    built_ms = DeltaTable(found.table_uri, version=version).metadata().created_time or 0
+    if built_ms > 1000 * datetime.fromisoformat(spec.created_at).timestamp():
+        raise MissingTableError("the table was built anew since")
+    return found
+
+
+def _keys(snapshot: Snapshot, split: str) -> Iterable[Keys]:
+    for url in snapshot.splits[split].urls:
+        file: Any = pq.ParquetFile(Path(url.removeprefix("file://")))
+        rows = file.read(columns=["image_id", "group_id"]).to_pylist()
+        yield from (set(row.items()) for row in rows)
