@@ -265,11 +265,10 @@ def train_epoch(
             if not timed.is_last and hooks.is_due():
                 watch.look()
                 # One rank's are saved: their mean moves on as the mean of all ranks' would.
-                _average_averaged(recipe, plain, hooks.reduce_sum, settings.world_size)
+                _average_statistics(recipe, plain, hooks.reduce_sum, settings.world_size)
                 save(_partial(totals, timed, settings, hooks.reduce_sum))
     watch.look()
-    _average_buffers(plain, hooks.reduce_sum, settings.world_size)
-    _average_averaged(recipe, plain, hooks.reduce_sum, settings.world_size)
+    _average_statistics(recipe, plain, hooks.reduce_sum, settings.world_size)
     loss_sum, mass, correct, rows = hooks.reduce_sum(totals).tolist()
     loss = loss_sum / mass if mass else 0.0
     return EpochTotals(loss, int(correct), int(rows), timed.seconds, timed.wait_seconds)
@@ -285,7 +284,7 @@ def evaluate(
     num_classes: int,
 ) -> Evaluation:
     """Measure cross entropy and confusion matrix; ranks may hold unlike numbers of batches."""
-    # A data parallel wrapper broadcasts its buffers on each call: the rank with the most batches
+    # A data parallel wrapper may exchange something on each call: the rank with the most batches
     # would wait for ever.
     plain = _plain(network)
     plain.eval()
@@ -440,9 +439,10 @@ def _refuse_non_finite(loss: float, where: str, learning_rate: float) -> None:
         )
 
 
-def _average_averaged(
+def _average_statistics(
     recipe: Recipe, plain: nn.Module, reduce_sum: TensorFunction, world_size: int
 ) -> None:
+    _average_buffers(plain, reduce_sum, world_size)
     if recipe.evaluated is not plain:
         _average_buffers(recipe.evaluated, reduce_sum, world_size)
 
