@@ -279,10 +279,13 @@ def test_a_run_that_was_cut_off_goes_on_from_its_last_epoch(
     runs = copy_of(folder, tmp_path)
     [final] = runs.glob("run-1/checkpoint_*_final")
     shutil.rmtree(final)
+    # Of an earlier start with workers.
+    (runs / "run-1" / checkpoints.RAY_NOTES).write_text("{}")
     events: list[Event] = []
     resumed = train(folder / "training_examples", runs, on_event=events.append)
     assert [event["event"] for event in events] == ["resumed", "evaluated"]
     assert resumed.metrics == model.metrics
+    assert not (runs / "run-1" / checkpoints.RAY_NOTES).exists()
 
 
 def test_a_probe_on_features_learns_what_the_network_does_and_decodes_once(

@@ -91,6 +91,7 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
         )
         stalled = run_folder / STALLED
         stalled.unlink(missing_ok=True)
+        checkpoints.forget_earlier_start(run_folder)
         try:
             with _collective_timeout(60 * settings.watchdog_minutes):
                 trainer.fit()
