@@ -23,6 +23,7 @@ from catalog_batch.errors import (
     BadInputError,
     CatalogBatchError,
     ConfigError,
+    DivergenceError,
     MissingTableError,
     ReconciliationError,
     TrainingDataError,
@@ -460,13 +461,16 @@ def test_a_foreign_error_of_a_worker_is_told_with_its_rank_and_last_line() -> No
     assert "same run id" in str(ours)
 
 
-def test_bad_input_ends_a_run_at_once_and_other_errors_leave_it_to_ray() -> None:
+@pytest.mark.parametrize(
+    "error", [TrainingDataError("no image"), DivergenceError("The loss is nan")]
+)
+def test_bad_input_and_divergence_end_a_run_at_once_and_other_errors_leave_it_to_ray(
+    error: BadInputError,
+) -> None:
     callback = StopOnBadInput()
     callback.after_exception(None, {0: RuntimeError("lost"), 1: ReconciliationError("lost rows")})
-    with pytest.raises(TrainingDataError, match="no image"):
-        callback.after_exception(
-            None, {1: UserExceptionWithTraceback(TrainingDataError("no image"), "")}
-        )
+    with pytest.raises(type(error), match=str(error)):
+        callback.after_exception(None, {1: UserExceptionWithTraceback(error, "")})
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

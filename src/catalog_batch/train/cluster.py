@@ -45,7 +45,7 @@ STARTS = 10
 
 
 class StopOnBadInput(UserCallback):
-    """Ends a run whose data or settings are refused: a restart would read the same again."""
+    """Ends a run that was refused or diverged: a restart would read and compute the same again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise a worker's refusal in Ray's controller, which does not retry its own errors."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from catalog_batch.errors import CatalogBatchError
+from catalog_batch.errors import DivergenceError
 from catalog_batch.modeling.augmentation import Augmentation
 from catalog_batch.modeling.draws import DROPOUT, mixed_seed
 from catalog_batch.modeling.mixing import Mixing
@@ -189,7 +189,7 @@ def fit(
         The state after the last epoch; ``state`` itself, updated, when one was given.
 
     Raises:
-        CatalogBatchError: When a loss is not finite.
+        DivergenceError: When a loss is not finite.
     """
     state = state or FitState()
     device = torch.device(settings.device)
@@ -246,7 +246,7 @@ def train_epoch(
     totals and not in ``batches``; ``save`` is called when ``hooks.is_due``.
 
     Raises:
-        CatalogBatchError: When a loss is not finite, naming epoch, batch and learning rate.
+        DivergenceError: When a loss is not finite, naming epoch, batch and learning rate.
     """
     plain = _plain(network)
     device = torch.device(settings.device)
@@ -433,7 +433,7 @@ class _LossWatch:
 
 def _refuse_non_finite(loss: float, where: str, learning_rate: float) -> None:
     if not math.isfinite(loss):
-        raise CatalogBatchError(
+        raise DivergenceError(
             f"The loss is {loss} at {where}, with learning rate {learning_rate:g}. "
             "Lower the learning rate; if it is low already, look for damaged weights."
         )
