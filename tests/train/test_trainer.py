@@ -32,7 +32,7 @@ from catalog_batch.evaluate.predictions import load_predictions
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.train import checkpoints, cluster, worker
-from catalog_batch.train.cluster import StopOnBadInput, as_our_error
+from catalog_batch.train.cluster import StopOnBadInput, as_our_error, device_for
 from catalog_batch.train.recipe import make_optimizer
 from catalog_batch.train.reports import FitState
 from catalog_batch.train.trainer import TrainedModel, train_classifier
@@ -284,7 +284,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_last_epoch(
     (runs / "run-1" / checkpoints.RAY_NOTES).write_text("{}")
     events: list[Event] = []
     resumed = train(folder / "training_examples", runs, on_event=events.append)
-    assert [event["event"] for event in events] == ["resumed", "evaluated"]
+    assert [event["event"] for event in events] == ["device", "resumed", "evaluated"]
     assert resumed.metrics == model.metrics
     assert not (runs / "run-1" / checkpoints.RAY_NOTES).exists()
 
@@ -351,7 +351,7 @@ def test_a_run_stopped_within_an_epoch_repeats_the_undisturbed_one(
     told: list[Event] = []
     resumed = train(training_table, tmp_path / "runs", **changes, on_event=told.append)
     checkpoint = "checkpoint_000001_00000004"
-    assert told[0] == {"event": "resumed", "checkpoint": checkpoint, "epoch": 1}
+    assert told[1] == {"event": "resumed", "checkpoint": checkpoint, "epoch": 1}
     assert [(r.train_loss, r.validation_loss, r.train_rows) for r in resumed.history] == [
         (r.train_loss, r.validation_loss, r.train_rows) for r in undisturbed.history
     ]
@@ -367,8 +367,13 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     (final / checkpoints.BEST).write_bytes(b"cut off")
     events: list[Event] = []
     resumed = train(folder / "training_examples", runs, on_event=events.append)
-    assert [event["event"] for event in events] == ["checkpoint_refused", "resumed", "evaluated"]
-    assert events[0]["checkpoint"] == final.name
+    assert [event["event"] for event in events] == [
+        "device",
+        "checkpoint_refused",
+        "resumed",
+        "evaluated",
+    ]
+    assert events[1]["checkpoint"] == final.name
     assert resumed.metrics == model.metrics
 
 
@@ -434,6 +439,28 @@ def test_what_cannot_be_trained_is_refused_before_ray_starts(
     with pytest.raises(error, match=match):
         train(training_table, tmp_path / "runs", **changes)
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "chosen"),
+    [
+        ("auto", 2, 1, "cpu"),
+        ("auto", 2, 2, "gpu"),
+        ("auto", 0, 1, "gpu"),
+        ("auto", 0, 0, "cpu"),
+        ("cpu", 2, 2, "cpu"),
+        ("gpu", 0, 1, "gpu"),
+    ],
+)
+def test_the_device_is_told_with_the_gpus_that_there_are(
+    device: str, workers: int, gpus: int, chosen: str
+) -> None:
+    found = device_for(settings_for_test(device=device, num_workers=workers), gpus)
+    needed = max(1, workers)
+    assert found == (
+        chosen,
+        f"train.device is {device!r} and there are {gpus} GPUs for {needed} workers",
+    )
 
 
 def test_a_workers_error_comes_back_as_it_was_raised() -> None:
