@@ -266,11 +266,21 @@ def test_the_same_settings_give_the_same_losses(
     local_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     folder, model = local_run
-    again = train(folder / "training_examples", tmp_path)
+    with worker.torch_threads(3):
+        again = train(folder / "training_examples", tmp_path)
+        assert torch.get_num_threads() == 3
     assert [report.train_loss for report in again.history] == [
         report.train_loss for report in model.history
     ]
     assert again.metrics == model.metrics
+
+
+def test_training_takes_all_cores_when_it_is_alone_and_nobody_set_their_number() -> None:
+    cores = len(os.sched_getaffinity(0))
+    alone = TrainSettings(num_workers=0)
+    assert worker.threads_of(alone) == cores
+    assert worker.threads_of(alone.model_copy(update={"cpus_per_worker": 1})) == 1
+    assert worker.threads_of(TrainSettings(num_workers=2)) == 1
 
 
 def test_a_run_that_was_cut_off_goes_on_from_its_last_epoch(
