@@ -110,6 +110,7 @@ def _train(settings: TrainSettings, rank: Rank, snapshot: Snapshot, run_folder: 
             settings,
             rank.rank,
             rank.world_size,
+            pin_memory=rank.device.type == "cuda",
             alive=dog.alive,
         )
         run = _Run(settings, reader, run_folder, rank, resume_from)
