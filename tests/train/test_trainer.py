@@ -368,6 +368,22 @@ def test_a_run_stopped_within_an_epoch_repeats_the_undisturbed_one(
     assert resumed.metrics == undisturbed.metrics
 
 
+def test_a_resumed_run_does_without_the_weights_that_it_was_started_from(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, model = local_run
+    runs = copy_of(folder, tmp_path)
+    weights = str(tmp_path / "gone.safetensors")
+    written = checkpoints.read_json(runs / "run-1", "run.json")
+    checkpoints.write_json(runs / "run-1", "run.json", {**written, "weights": weights})
+    [final] = runs.glob("run-1/checkpoint_*_final")
+    shutil.rmtree(final)
+    resumed = train(folder / "training_examples", runs, weights=weights)
+    assert resumed.metrics == model.metrics
+    with pytest.raises(BadInputError, match=r"gone\.safetensors"):
+        train(folder / "training_examples", tmp_path / "new", weights=weights)
+
+
 def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     local_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:

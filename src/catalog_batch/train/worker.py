@@ -146,7 +146,8 @@ class _Run:
         self.folder = folder
         self.rank = rank
         self.state = FitState()
-        self.plain = rank.built_in_turn(lambda: _network(settings, reader.snapshot))
+        start = settings if resume_from is None else without_weights(settings)
+        self.plain = rank.built_in_turn(lambda: _network(start, reader.snapshot))
         self.best = checkpoints.on_cpu(self.plain.state_dict())
         if resume_from is not None:
             self.state = checkpoints.read_state(resume_from)
@@ -394,6 +395,11 @@ def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
         preprocessing_for(settings).side,
         settings.head,
     )
+
+
+def without_weights(settings: TrainSettings) -> TrainSettings:
+    """Return the settings without weights to start from: a checkpoint replaces all of them."""
+    return settings.model_copy(update={"weights": "none", "weights_sha256": ""})
 
 
 def _on_device(network: nn.Module, device: torch.device) -> None:
