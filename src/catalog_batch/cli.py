@@ -243,7 +243,11 @@ def build_training_set(
 )
 def train(
     table_version: Annotated[
-        int | None, typer.Option(help="Version of training_examples; the newest unless given.")
+        int | None,
+        typer.Option(
+            help="Version of training_examples; unless given, the newest, or the one that a run "
+            "to go on with was started on."
+        ),
     ] = None,
     run_name: Annotated[
         str | None, typer.Option(help="Training run to start, or to go on with.", metavar="NAME")
@@ -291,7 +295,11 @@ def search(
         str | None, typer.Option(help="Search to start, or to go on with.", metavar="NAME")
     ] = None,
     table_version: Annotated[
-        int | None, typer.Option(help="Version of training_examples; the newest unless given.")
+        int | None,
+        typer.Option(
+            help="Version of training_examples; unless given, the newest, or the one that a search "
+            "to go on with was started on."
+        ),
     ] = None,
     at_once: Annotated[
         int,

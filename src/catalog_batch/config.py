@@ -280,7 +280,9 @@ class TrainSettings(_Section):
     """Ray workers; 0 runs the same loop in this process, without a cluster."""
 
     cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs Ray reserves for a worker, and the threads it may use."""
+    """CPUs Ray reserves for a worker, and the threads it may use. Without workers training takes a
+    thread for each core unless this is set: set it where other work keeps the cores busy, for
+    threads that wait for one another are slower than one."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """``auto`` takes one GPU per worker when the cluster has that many."""

@@ -9,6 +9,7 @@
     │   ├── MissingTableError         20   the warehouse lacks a table that an earlier job writes
     │   ├── SchemaMismatchError       20   a frame or a stored table does not fit schemas/
     │   ├── TrainingDataError         20   the snapshot cannot be trained on
+    │   ├── DivergenceError           20   a loss is not finite: the settings or weights do not do
     │   └── QueryError                20   a SQL text is not a query, or does not run
     ├── GateRefusedError              30   a quality gate blocked publishing
     ├── ModelRefusedError             40   a model bundle is damaged, foreign or missing
@@ -50,6 +51,10 @@ class SchemaMismatchError(BadInputError):
 
 class TrainingDataError(BadInputError):
     """Raised when a training snapshot cannot be trained on."""
+
+
+class DivergenceError(BadInputError):
+    """Raised when a loss is not finite: the same steps from the same checkpoint end the same."""
 
 
 class QueryError(BadInputError):

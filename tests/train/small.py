@@ -9,5 +9,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 8,
     "epochs": 2,
     "num_workers": 0,
+    # Several threads on cores that other tests keep busy take many times as long as one.
+    "cpus_per_worker": 1,
     "device": "cpu",
 }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from catalog_batch.errors import CatalogBatchError
+from catalog_batch.errors import DivergenceError
 from catalog_batch.modeling.augmentation import build_augmentation
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.preprocessing import Preprocessing
@@ -315,7 +315,7 @@ def test_the_report_tells_rows_speed_and_waiting() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_epoch_batch_and_learning_rate() -> None:
-    with pytest.raises(CatalogBatchError, match=r"epoch 0, batch 1, with learning rate 1e\+30"):
+    with pytest.raises(DivergenceError, match=r"epoch 0, batch 1, with learning rate 1e\+30"):
         run_fit(learning_rate=1e30)
 
 

@@ -106,6 +106,13 @@ def test_an_epoch_goes_on_at_any_batch_as_it_would_have(
             assert all(map(torch.equal, one, other))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is locked for a GPU alone")
+def test_batches_for_a_gpu_lie_in_locked_memory(training_table: Path) -> None:
+    reader = replace(reader_of(training_table), pin_memory=True)
+    for batch in reader.training(epoch=0):
+        assert all(tensor.is_pinned() for tensor in batch)
+
+
 def test_evaluation_keeps_the_tables_order(training_table: Path) -> None:
     reader = reader_of(training_table)
     batches = list(reader.evaluation("validation"))

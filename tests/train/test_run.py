@@ -35,6 +35,7 @@ def settings_for_test(root: Path) -> Settings:
                 "batch_size": 8,
                 "epochs": 1,
                 "num_workers": 0,
+                "cpus_per_worker": 1,
                 "device": "cpu",
             },
             "maintenance": {"lease_hours": 5},

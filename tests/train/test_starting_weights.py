@@ -28,6 +28,7 @@ def train(table: Path, runs: Path, run_id: str, **changes: Any) -> TrainedModel:
             "batch_size": 8,
             "epochs": 1,
             "num_workers": 0,
+            "cpus_per_worker": 1,
             "device": "cpu",
             "stall_seconds": 60,
             **changes,

@@ -35,6 +35,9 @@ KEPT = 2
 
 UNFINISHED = ".writing-"
 
+RAY_NOTES = "checkpoint_manager_snapshot.json"
+"""Ray's list of the checkpoints that it keeps: it refuses to start when one of them is gone."""
+
 Weights = Mapping[str, Tensor]
 
 
@@ -151,6 +154,20 @@ def _progress(folder: Path) -> tuple[bool, int, int]:
     return is_final(folder), state.epoch, state.rows_of_epoch
 
 
+def forget_earlier_start(run_folder: Path) -> None:
+    """Let Ray start without its notes, and delete whole checkpoints but the best and the youngest.
+
+    What to go on from is chosen here and not by Ray, whose notes may name a checkpoint that was
+    deleted since, by hand or by a start without workers. Without them it leaves alone what it
+    wrote before. Damaged checkpoints stay until a rank has told of them.
+    """
+    (run_folder / RAY_NOTES).unlink(missing_ok=True)
+    newest, damaged = newest_whole(run_folder)
+    others = [path for path in _by_age(run_folder) if path != newest and path.name not in damaged]
+    for path in others[: 1 - KEPT]:
+        shutil.rmtree(path)
+
+
 def begin(run_folder: Path) -> Path:
     """Make an empty folder to write a checkpoint in, removing what a killed run left."""
     for left_over in run_folder.glob(f"{UNFINISHED}*"):
@@ -163,11 +180,14 @@ def keep(folder: Path, name: str) -> Path:
     kept = folder.parent / f"checkpoint_{name}"
     shutil.rmtree(kept, ignore_errors=True)
     folder.rename(kept)
-    # By age: Ray names the ones that it keeps in another way.
-    by_age = sorted(_checkpoints(folder.parent), key=lambda path: path.stat().st_mtime_ns)
-    for path in by_age[:-KEPT]:
+    for path in _by_age(folder.parent)[:-KEPT]:
         shutil.rmtree(path)
     return kept
+
+
+def _by_age(run_folder: Path) -> list[Path]:
+    # Not by name: Ray names the ones that it keeps in another way.
+    return sorted(_checkpoints(run_folder), key=lambda path: path.stat().st_mtime_ns)
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
-from catalog_batch.train import checkpoints
+from catalog_batch.train import checkpoints, events
 from catalog_batch.train.rendezvous import RENDEZVOUS, FileTorchConfig
 from catalog_batch.train.snapshot import Snapshot
 from catalog_batch.train.watchdog import STALLED
@@ -45,7 +45,7 @@ STARTS = 10
 
 
 class StopOnBadInput(UserCallback):
-    """Ends a run whose data or settings are refused: a restart would read the same again."""
+    """Ends a run that was refused or diverged: a restart would read and compute the same again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise a worker's refusal in Ray's controller, which does not retry its own errors."""
@@ -67,7 +67,9 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
         CatalogBatchError: A worker's own error, or the failure of Ray itself.
     """
     with open_cluster(settings):
-        use_gpu = _use_gpu(settings)
+        device, reason = device_for(settings, _gpus(settings))
+        events.emit(run_folder, "device", device=device, reason=reason)
+        use_gpu = device == "gpu"
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
@@ -91,6 +93,7 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
         )
         stalled = run_folder / STALLED
         stalled.unlink(missing_ok=True)
+        checkpoints.forget_earlier_start(run_folder)
         try:
             with _collective_timeout(60 * settings.watchdog_minutes):
                 trainer.fit()
@@ -173,21 +176,26 @@ def _torch_config(settings: TrainSettings, run_folder: Path) -> ray.train.torch.
     return FileTorchConfig(timeout_s=timeout_s, folder=str(run_folder))
 
 
-def _use_gpu(settings: TrainSettings) -> bool:
-    if settings.device == "cpu":
-        return False
+def _gpus(settings: TrainSettings) -> int:
     if settings.num_workers == 0:
-        available = torch.cuda.device_count()
-    else:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        available = int(resources.get("GPU", 0))
+        return torch.cuda.device_count()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("GPU", 0))
+
+
+def device_for(settings: TrainSettings, gpus: int) -> tuple[str, str]:
+    """Choose ``gpu`` or ``cpu`` for all workers alike; return it with the reason.
+
+    Raises:
+        ConfigError: When GPUs were asked for and there is not one for each worker.
+    """
     needed = max(1, settings.num_workers)
-    if settings.device == "gpu" and available < needed:
+    there = f"train.device is {settings.device!r} and there are {gpus} GPUs for {needed} workers"
+    if settings.device == "gpu" and gpus < needed:
         raise ConfigError(
-            f"train.device is 'gpu' and there are {available} GPUs for {needed} workers. Lower "
-            "train.num_workers, or set train.device to 'auto' or 'cpu'."
+            f"{there}. Lower train.num_workers, or set train.device to 'auto' or 'cpu'."
         )
-    return available >= needed
+    return "cpu" if settings.device == "cpu" or gpus < needed else "gpu", there
 
 
 def _scaling(settings: TrainSettings, use_gpu: bool) -> ScalingConfig:

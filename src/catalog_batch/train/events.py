@@ -21,8 +21,9 @@ OnEvent = Callable[[dict[str, Any]], None]
 """Gets ``{"event": NAME, ...}``.
 
 ``started``, ``resumed``, ``checkpoint_refused``, ``epoch_begun_anew``, ``features`` (kept or not),
-``checkpoint`` (within an epoch), ``epoch`` and ``evaluated`` say where a run is; ``progress`` how
-far within an epoch, every few seconds; ``system`` what the machine does.
+``checkpoint`` (within an epoch), ``epoch`` and ``evaluated`` say where a run is; ``device`` what
+it trains on and why; ``progress`` how far within an epoch it is, every few seconds; ``system`` what
+the machine does.
 """
 
 PASSING = ("progress", "system")

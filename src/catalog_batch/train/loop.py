@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from catalog_batch.errors import CatalogBatchError
+from catalog_batch.errors import DivergenceError
 from catalog_batch.modeling.augmentation import Augmentation
 from catalog_batch.modeling.draws import DROPOUT, mixed_seed
 from catalog_batch.modeling.mixing import Mixing
@@ -189,7 +189,7 @@ def fit(
         The state after the last epoch; ``state`` itself, updated, when one was given.
 
     Raises:
-        CatalogBatchError: When a loss is not finite.
+        DivergenceError: When a loss is not finite.
     """
     state = state or FitState()
     device = torch.device(settings.device)
@@ -246,7 +246,7 @@ def train_epoch(
     totals and not in ``batches``; ``save`` is called when ``hooks.is_due``.
 
     Raises:
-        CatalogBatchError: When a loss is not finite, naming epoch, batch and learning rate.
+        DivergenceError: When a loss is not finite, naming epoch, batch and learning rate.
     """
     plain = _plain(network)
     device = torch.device(settings.device)
@@ -265,11 +265,10 @@ def train_epoch(
             if not timed.is_last and hooks.is_due():
                 watch.look()
                 # One rank's are saved: their mean moves on as the mean of all ranks' would.
-                _average_averaged(recipe, plain, hooks.reduce_sum, settings.world_size)
+                _average_statistics(recipe, plain, hooks.reduce_sum, settings.world_size)
                 save(_partial(totals, timed, settings, hooks.reduce_sum))
     watch.look()
-    _average_buffers(plain, hooks.reduce_sum, settings.world_size)
-    _average_averaged(recipe, plain, hooks.reduce_sum, settings.world_size)
+    _average_statistics(recipe, plain, hooks.reduce_sum, settings.world_size)
     loss_sum, mass, correct, rows = hooks.reduce_sum(totals).tolist()
     loss = loss_sum / mass if mass else 0.0
     return EpochTotals(loss, int(correct), int(rows), timed.seconds, timed.wait_seconds)
@@ -285,7 +284,7 @@ def evaluate(
     num_classes: int,
 ) -> Evaluation:
     """Measure cross entropy and confusion matrix; ranks may hold unlike numbers of batches."""
-    # A data parallel wrapper broadcasts its buffers on each call: the rank with the most batches
+    # A data parallel wrapper may exchange something on each call: the rank with the most batches
     # would wait for ever.
     plain = _plain(network)
     plain.eval()
@@ -434,15 +433,16 @@ class _LossWatch:
 
 def _refuse_non_finite(loss: float, where: str, learning_rate: float) -> None:
     if not math.isfinite(loss):
-        raise CatalogBatchError(
+        raise DivergenceError(
             f"The loss is {loss} at {where}, with learning rate {learning_rate:g}. "
             "Lower the learning rate; if it is low already, look for damaged weights."
         )
 
 
-def _average_averaged(
+def _average_statistics(
     recipe: Recipe, plain: nn.Module, reduce_sum: TensorFunction, world_size: int
 ) -> None:
+    _average_buffers(plain, reduce_sum, world_size)
     if recipe.evaluated is not plain:
         _average_buffers(recipe.evaluated, reduce_sum, world_size)
 

@@ -55,7 +55,7 @@ def train_and_register(
     Args:
         settings: Of the whole package.
         run: Filled in with rows, metrics and versions.
-        version: Of the training table; None takes the newest.
+        version: Of the training table; None takes the newest, or the one an unfinished run pinned.
         training_run: Name of a training run to go on with, or to find finished; a new one unless
             given.
         on_event: Called from a thread for each epoch and each step worth telling

@@ -9,6 +9,7 @@ import ray.train.torch
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ class Rank:
         """Wrap a network on this rank's device so that gradients are averaged over the ranks."""
         if self.world_size == 1:
             return network
-        wrapped: nn.Module = ray.train.torch.prepare_model(network, move_to_device=self.device)
+        wrapped = DistributedDataParallel(network)
+        # By default each forward pass replaces all ranks' batch-norm statistics by the leading
+        # rank's; the loop averages what each has gathered. Set afterwards, because the argument
+        # is called otherwise in other versions of torch.
+        wrapped.broadcast_buffers = False
         return wrapped
 
 

@@ -41,6 +41,10 @@ class ShardReader:
     features: Mapping[str, FeatureFile] = field(default_factory=dict)
     """By split: of what has them, batches hold features instead of pictures, in the same order."""
 
+    pin_memory: bool = False
+    """Whether batches lie in page-locked memory, which a GPU reads while Python goes on. Not run
+    here: the test of it needs a GPU."""
+
     alive: Callable[[], None] = field(default=lambda: None, compare=False)
     """Called for each batch, also for those that are only read."""
 
@@ -99,10 +103,14 @@ class ShardReader:
                 rest = self._decoder(split).batches(rows, steps - skipped, size)
                 with closing(rest):
                     for number, batch in enumerate(rest, skipped):
-                        yield batch if number >= first else None
+                        yield self._pinned(batch) if number >= first else None
 
         ahead = prefetched(batches(), self.settings.stall_seconds, f"the {split} split")
         return present(ahead, self.alive)
+
+    def _pinned(self, batch: Batch) -> Batch:
+        # Called in the thread that reads ahead: locking pages takes its time.
+        return Batch(*(tensor.pin_memory() for tensor in batch)) if self.pin_memory else batch
 
     def _decoder(self, split: str) -> Decoder:
         threads = self.settings.decode_threads

@@ -59,10 +59,13 @@ class TrialPlan:
 
     def train(self, name: str, on_event: OnEvent) -> None:
         """Train a trial, as an ordinary run: it goes on where it stopped."""
+        settings = self.settings[name]
+        # Set, where it may be the default: without workers a trial shares the machine all the same.
+        of_trial = {"cpus_per_worker": settings.cpus_per_worker}
         train_classifier(
             self.table_uri,
             self.version,
-            self.settings[name],
+            settings.model_copy(update=of_trial),
             self.runs_folder,
             name,
             self.git_commit,

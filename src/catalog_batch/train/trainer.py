@@ -29,7 +29,7 @@ from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
 from catalog_batch.train.seen_rows import doubt_of_start
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
-from catalog_batch.train.worker import recipe_settings
+from catalog_batch.train.worker import recipe_settings, without_weights
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,9 @@ def plan_training(
     settings = settings.model_copy(update={"weights": absolute_weights(settings.weights)})
     snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
     snapshot.require_shards(max(1, settings.num_workers))
-    require_network(settings, snapshot)
+    goes_on = checkpoints.newest_whole(folder)[0] is not None
+    # The weights that a run was started from may be gone by then.
+    require_network(without_weights(settings) if goes_on else settings, snapshot)
     _warn_of_empty_splits(snapshot)
     doubt = doubt_of_start(settings.weights, snapshot)
     if doubt:

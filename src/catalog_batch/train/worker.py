@@ -1,7 +1,8 @@
 """What Ray Train runs on each rank: the plain loop, with the touches that make it one of many."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -73,22 +74,46 @@ def train_worker(config: dict[str, Any]) -> None:
     refuse_pickled_metadata(os.environ)
     settings: TrainSettings = config["settings"]
     rank = Rank.current(config["use_gpu"])
-    torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
-    resume_from = _agree_on_checkpoint(config["run_folder"], rank)
+    with torch_threads(threads_of(settings)):
+        _train(settings, rank, config["snapshot"], config["run_folder"])
+
+
+def threads_of(settings: TrainSettings) -> int:
+    """Return how many threads a rank computes with: those it was given, or all cores when alone."""
+    is_alone = settings.num_workers == 0
+    if is_alone and "cpus_per_worker" not in settings.model_fields_set:
+        return len(os.sched_getaffinity(0))
+    return max(1, int(settings.cpus_per_worker))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads in the block, which may run in the job's process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(settings: TrainSettings, rank: Rank, snapshot: Snapshot, run_folder: Path) -> None:
+    resume_from = _agree_on_checkpoint(run_folder, rank)
     if resume_from is not None and checkpoints.is_final(resume_from):
         return
     # Without workers this is the process of the job itself, and nobody would start it again.
     minutes = settings.watchdog_minutes if settings.num_workers else 0.0
-    with Watchdog(minutes, config["run_folder"], f"Rank {rank.rank} of {rank.world_size}") as dog:
+    with Watchdog(minutes, run_folder, f"Rank {rank.rank} of {rank.world_size}") as dog:
         reader = ShardReader(
-            config["snapshot"],
+            snapshot,
             preprocessing_for(settings),
             settings,
             rank.rank,
             rank.world_size,
+            pin_memory=rank.device.type == "cuda",
             alive=dog.alive,
         )
-        run = _Run(settings, reader, config["run_folder"], rank, resume_from)
+        run = _Run(settings, reader, run_folder, rank, resume_from)
         run.fit()
         run.finish()
 
@@ -121,7 +146,8 @@ class _Run:
         self.folder = folder
         self.rank = rank
         self.state = FitState()
-        self.plain = rank.built_in_turn(lambda: _network(settings, reader.snapshot))
+        start = settings if resume_from is None else without_weights(settings)
+        self.plain = rank.built_in_turn(lambda: _network(start, reader.snapshot))
         self.best = checkpoints.on_cpu(self.plain.state_dict())
         if resume_from is not None:
             self.state = checkpoints.read_state(resume_from)
@@ -369,6 +395,11 @@ def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
         preprocessing_for(settings).side,
         settings.head,
     )
+
+
+def without_weights(settings: TrainSettings) -> TrainSettings:
+    """Return the settings without weights to start from: a checkpoint replaces all of them."""
+    return settings.model_copy(update={"weights": "none", "weights_sha256": ""})
 
 
 def _on_device(network: nn.Module, device: torch.device) -> None:
