@@ -22,7 +22,7 @@ TARGET = 0.6
 def test_a_bundle_has_the_temperature_and_thresholds_of_its_validation_rows(
     tmp_path: Path, write_table: Callable[..., Path], make_rows: Callable[..., list[Any]]
 ) -> None:
-    rows = make_rows({"train": 48, "validation": 240, "test": 60})
+    rows = make_rows({"train": 24, "validation": 204, "test": 54})
     mislabelled = [row for row in rows if row["split"] != "train"][::6]
     for row in mislabelled:
         row.update(category_id="bags", category_path="Bags")
@@ -44,7 +44,7 @@ def test_a_bundle_has_the_temperature_and_thresholds_of_its_validation_rows(
     }
     spec = load_bundle(model.bundle_folder).spec
     fitted, of_test_rows = (fit_decider(of_split, TARGET) for of_split in found.values())
-    assert found["validation"].rows == 240
+    assert found["validation"].rows == 204
     assert (spec.temperature, spec.thresholds) == (fitted.temperature, fitted.thresholds)
     assert spec.temperature != of_test_rows.temperature
     assert abs(math.log(spec.temperature)) > 0.05
