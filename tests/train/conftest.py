@@ -126,3 +126,13 @@ def plant(make_pickle: Callable[[Path], bytes]) -> Callable[[Path, Path], None]:
             pq.write_metadata(poisoned, table / name)
 
     return plant_in
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a start of Ray an error that no test takes for a refusal."""
+
+    def start(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", start)

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.models import GoogLeNetOutputs, InceptionOutputs
 
 from catalog_batch.errors import DivergenceError
 from catalog_batch.modeling.augmentation import build_augmentation
@@ -136,6 +138,43 @@ def test_padding_rows_change_neither_gradient_nor_counts() -> None:
 def test_a_step_of_padding_alone_has_a_gradient_of_zero() -> None:
     only_padding = batch_of(4)._replace(weights=torch.zeros(4))
     assert all(not gradient.any() for gradient in one_step(only_padding))
+
+
+class WithAuxiliary(nn.Module):
+    """A trunk, a main head, and auxiliary ones, which in training answer in a form of their own."""
+
+    def __init__(self, answer: Callable[..., tuple[Tensor, ...]], auxiliary: int) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.answer = answer
+        self.trunk = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten())
+        self.main = nn.Linear(36, 3)
+        self.others = nn.ModuleList(nn.Linear(36, 3) for _ in range(auxiliary))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.trunk(images)
+        return self.answer(self.main(features), *(other(features) for other in self.others))
+
+
+@pytest.mark.parametrize(
+    ("answer", "auxiliary", "share"),
+    [(InceptionOutputs, 1, 0.4), (GoogLeNetOutputs, 2, 0.3)],
+    ids=["Inception v3", "GoogLeNet"],
+)
+def test_auxiliary_heads_add_their_share_to_the_gradient_and_nothing_to_the_loss_told(
+    answer: Callable[..., tuple[Tensor, ...]], auxiliary: int, share: float
+) -> None:
+    network, batch = WithAuxiliary(answer, auxiliary), batch_of(5)
+    expected = copy.deepcopy(network)
+    logits, *others = (
+        cross_entropy(output, batch.labels) for output in expected(normalise(batch.images))
+    )
+    (logits + sum(share * other for other in others)).backward()
+    totals = train_epoch(
+        network, Recipe(network, SGD, 1), [with_padding(batch, 3)], SETTINGS, HOOKS
+    )
+    torch.testing.assert_close(gradients(network), gradients(expected))
+    assert totals.loss == pytest.approx(logits.item(), rel=1e-5)
 
 
 def test_two_unevenly_filled_ranks_average_to_the_gradient_of_one() -> None:

@@ -245,6 +245,25 @@ def test_asha_stops_a_bad_trial_and_a_second_start_has_nothing_to_do(
     assert (same.results, same.best) == (summary.results, good)
 
 
+@pytest.mark.end_to_end
+def test_a_random_search_trains_what_its_seed_draws(tmp_path: Path, write_table: Write) -> None:
+    write_table(tmp_path / TABLE)
+    space = (
+        'method = "random"\ntrials = 2\nseed = 3\n[space]\n'
+        '"train.optimizer" = ["sgd", "adam"]\n'
+        '"train.learning_rate" = { log_uniform = [0.0001, 0.1] }\n'
+    )
+    run, summary = search(tmp_path, space, "random", epochs=1)
+    assert [result.outcome for result in summary.results] == [Outcome.FINISHED] * 2
+    assert run.counts == {"trials": 2, "finished": 2}
+    for result in summary.results:
+        trained = checkpoints.read_json(tmp_path / "_runs" / result.trial.name, RUN)
+        assert {name: trained[name] for name in result.trial.values} == result.trial.values
+        assert 0.0001 <= trained["learning_rate"] <= 0.1
+    first, second = (result.trial.values["learning_rate"] for result in summary.results)
+    assert first != second
+
+
 def test_asha_compares_with_the_trials_of_an_earlier_start(tmp_path: Path) -> None:
     options = SearchOptions(method="asha", metric="validation_accuracy", reduction_factor=2)
     trial = Trial("asha-0001", {}, settings_for_test(tmp_path).train)

@@ -437,7 +437,6 @@ def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(
     [
         ({"num_workers": 11}, TrainingDataError, "has 10 row groups .* 11 workers"),
         ({"version": 5}, MissingTableError, "no version 5"),
-        ({"device": "gpu"}, ConfigError, "train.device is 'gpu' and there are 0 GPUs"),
         ({"architecture": "resnet0"}, ValueError, "resnet0"),
         ({"weights": "nowhere.pth"}, ValueError, "nowhere.pth"),
         ({"unfreeze_every": 2}, BadInputError, "unfreeze_every is 2.*freeze to 'backbone'"),
@@ -457,15 +456,26 @@ def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(
 def test_what_cannot_be_trained_is_refused_before_ray_starts(
     training_table: Path,
     tmp_path: Path,
+    no_ray: None,
     changes: dict[str, Any],
     error: type[Exception],
     match: str,
 ) -> None:
-    if changes.get("device") == "gpu" and torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
     with pytest.raises(error, match=match):
-        train(training_table, tmp_path / "runs", **changes)
-    assert not ray.is_initialized()
+        train(training_table, tmp_path / "runs", **{"num_workers": 2, **changes})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(training_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.device is 'gpu' and there are 0 GPUs"):
+        train(training_table, tmp_path / "runs", device="gpu")
+
+
+def test_settings_that_can_be_trained_do_start_ray(
+    training_table: Path, tmp_path: Path, no_ray: None
+) -> None:
+    with pytest.raises(AssertionError, match="Ray was started"):
+        train(training_table, tmp_path / "runs", num_workers=2)
 
 
 @pytest.mark.parametrize(
