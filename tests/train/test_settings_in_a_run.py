@@ -30,7 +30,6 @@ CASES: dict[str, dict[str, Any]] = {
     "mixing: cutmix": {"mixing": "cutmix"},
     "mixing_alpha": {"mixing": "mixup", "mixing_alpha": 5.0},
     "loss": {"loss": "focal"},
-    "focal_gamma": {"loss": "focal", "focal_gamma": 0.5},
     "label_smoothing": {"label_smoothing": 0.2},
     "class_weights": {"class_weights": "balanced"},
     "sampling": {"sampling": "balanced"},
@@ -38,9 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "optimizer": {"optimizer": "sgd"},
     "schedule": {"schedule": "cosine"},
     "backbone_rate": {"backbone_rate": 0.1},
-    "weight_decay": {"weight_decay": 0.1},
     "ema_decay": {"ema_decay": 0.5},
-    "accumulate_steps": {"accumulate_steps": 2},
     "precision": {"precision": "bf16"},
 }
 """Two batches an epoch, so that a schedule has a second step to be seen in."""
