@@ -65,7 +65,7 @@ def test_a_training_run_holds_a_lease_that_it_renews_with_each_epoch(root: Path)
 
     run = open_run()
     train_and_register(settings_for_test(root), run, 0, "night", on_event, lambda: next(times))
-    until = [NOW + timedelta(hours=hour + 5) for hour in (1, 2, 3)]
+    until = [NOW + timedelta(hours=hour + 5) for hour in range(1, 5)]
     assert seen == [[Lease(TABLE, "night", 0, end)] for end in until]
     assert live_leases(str(root), TABLE, NOW) == []
     assert (run.status, run.details["model"]) == (Status.PUBLISHED, "catalogue/1")

@@ -95,7 +95,9 @@ def test_a_run_stopped_between_two_stages_repeats_the_undisturbed_one(
     train_and_stop_after(1, undisturbed.table, tmp_path)
     told: list[Event] = []
     resumed = train(undisturbed.table, tmp_path, told.append)
-    assert told[0] == {"event": "resumed", "checkpoint": "checkpoint_000002", "epoch": 2}
+    device, resumed_at, *_ = told
+    assert device["event"] == "device"
+    assert resumed_at == {"event": "resumed", "checkpoint": "checkpoint_000002", "epoch": 2}
     assert figures(resumed) == figures(undisturbed.model)
     assert resumed.metrics == undisturbed.model.metrics
 
@@ -107,7 +109,7 @@ def test_a_damaged_newest_epoch_is_trained_again_from_the_one_before(
     (tmp_path / "run-1" / "checkpoint_000003" / checkpoints.MODEL).write_bytes(b"cut off")
     told: list[Event] = []
     resumed = train(undisturbed.table, tmp_path, told.append)
-    refused, goes_on, *rest = [event for event in told if event["event"] not in PASSING]
+    _device, refused, goes_on, *rest = [event for event in told if event["event"] not in PASSING]
     assert refused == {
         "event": "checkpoint_refused",
         "checkpoint": "checkpoint_000003",
