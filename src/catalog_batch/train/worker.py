@@ -399,7 +399,9 @@ def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
 
 def without_weights(settings: TrainSettings) -> TrainSettings:
     """Return the settings without weights to start from: a checkpoint replaces all of them."""
-    return settings.model_copy(update={"weights": "none", "weights_sha256": ""})
+    # The network's side may come from those weights.
+    side = preprocessing_for(settings).side
+    return settings.model_copy(update={"weights": "none", "weights_sha256": "", "image_side": side})
 
 
 def _on_device(network: nn.Module, device: torch.device) -> None:
