@@ -36,9 +36,10 @@ bench-ingest: setup  ## Time ingest against a bare loop and plain Spark (QUICK=1
 	$(BIN)/python -m benchmarks.ingest.growth $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.ingest.memory $(BENCH_OPTIONS)
 
-bench-training: setup  ## Time training's input and steps, and train on Grocery Store (QUICK=1)
+bench-training: setup  ## Time training's input, steps and augmentation, and train on Grocery Store (QUICK=1)
 	$(BIN)/python -m benchmarks.training.input $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.training.step $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.training.augmentation $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.training.grocery_store $(BENCH_OPTIONS)
 
 check: setup  ## Run ruff, mypy --strict and the import contracts

@@ -16,7 +16,7 @@ import pytest
 import torch
 from benchmarks import measure
 from benchmarks.ingest.photos import Dataset
-from benchmarks.training import grocery_store, input, reading, step, stepping
+from benchmarks.training import augmentation, grocery_store, input, reading, step, stepping
 from benchmarks.training.data import TrainingData, make_large_file, store_photos
 from benchmarks.training.input import BARE, LOADER, OURS, Lane, LaneRuns, Size
 from benchmarks.training.stepping import AUGMENTED, READ, Setup
@@ -69,6 +69,21 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def written(results: Path, suffix: str) -> str:
     (path,) = results.glob(f"*.{suffix}")
     return path.read_text(encoding="utf-8")
+
+
+def test_augmentation_is_timed_in_each_lane_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "BATCH", 2)
+    monkeypatch.setattr(augmentation, "SIDE", 32)
+    monkeypatch.setattr(augmentation, "REPEATS", 1)
+    measured = augmentation.measure("cpu")
+    ours, torchvisions, _ = augmentation.LANES
+    assert {name for name, found in measured.items() if ours in found} == set(measured)
+    assert {name for name, found in measured.items() if torchvisions in found} == {
+        "article", "crop", "colour jitter 0.4", "erasing 1.0",
+    }  # fmt: skip
+    page = augmentation.page_of({"cpu": measured})
+    assert f"| cpu | crop | {measured['crop'][ours]:,.0f} | " in page
+    assert page.count("| cpu |") == len(measured) == 8
 
 
 def test_the_stored_table_has_the_bytes_of_the_files(data: TrainingData) -> None:
