@@ -9,7 +9,12 @@ from torchvision.models import list_models, squeezenet1_1
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.heads import classifier_name
-from catalog_batch.modeling.networks import build_network, default_preprocessing, default_side
+from catalog_batch.modeling.networks import (
+    build_network,
+    default_preprocessing,
+    default_side,
+    refuse_untrainable,
+)
 
 torch.set_num_threads(1)
 
@@ -45,6 +50,34 @@ def test_every_family_gives_one_logit_per_class(architecture: str, side: int) ->
         network = build_network(architecture, 5, image_side=side).eval()
         assert network(torch.zeros(2, 3, side, side)).shape == (2, 5)
     assert classifier_name(network).split(".")[0] in ("fc", "classifier", "head", "heads")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "batch_size", "side", "reason"),
+    [
+        ("alexnet", 8, 32, "Output size is too small"),
+        ("resnet18", 1, 32, "more than 1 value per channel"),
+        ("inception_v3", 8, 32, "Kernel size can't be greater"),
+    ],
+)
+def test_what_no_step_could_be_made_with_is_refused(
+    architecture: str, batch_size: int, side: int, reason: str
+) -> None:
+    with pytest.raises(BadInputError, match=f"{batch_size} pictures of side {side}: .*{reason}"):
+        refuse_untrainable(architecture, 5, batch_size, side)
+
+
+@pytest.mark.parametrize("head", ["linear", "article"])
+@pytest.mark.parametrize(
+    ("architecture", "batch_size", "side"),
+    [("resnet18", 2, 32), ("resnet18", 1, 64), ("inception_v3", 2, 299), ("googlenet", 2, 64)],
+)
+def test_what_steps_can_be_made_with_is_let_through(
+    architecture: str, batch_size: int, side: int, head: str
+) -> None:
+    state = torch.get_rng_state()
+    refuse_untrainable(architecture, 5, batch_size, side, head)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_names() -> None:

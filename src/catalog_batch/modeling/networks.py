@@ -4,6 +4,7 @@ import difflib
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
@@ -55,6 +56,27 @@ def build_network(
     if weights != "none":
         load_backbone_weights(network, architecture, weights, weights_sha256)
     return network
+
+
+def refuse_untrainable(
+    architecture: str, num_classes: int, batch_size: int, image_side: int, head: str = "linear"
+) -> None:
+    """Take a batch through a network of shapes alone, as a step of training would.
+
+    Raises:
+        BadInputError: When it does not get through: pictures are smaller than a layer takes, or a
+            batch norm gets a single value for each channel.
+    """
+    with torch.device("meta"), torch.no_grad():
+        network = build_network(architecture, num_classes, image_side=image_side, head=head)
+        try:
+            network.train()(torch.empty(batch_size, 3, image_side, image_side))
+        except (RuntimeError, ValueError) as error:
+            raise BadInputError(
+                f"{architecture} cannot be trained on batches of {batch_size} pictures of side "
+                f"{image_side}: {error}. Raise the side, whose own is "
+                f"{default_side(architecture)}, or the size of a batch."
+            ) from error
 
 
 def default_side(architecture: str) -> int:

@@ -20,7 +20,7 @@ from catalog_batch.modeling.bundle import (
     write_bundle,
 )
 from catalog_batch.modeling.freezing import Freezing
-from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.networks import build_network, refuse_untrainable
 from catalog_batch.modeling.starting import is_bundle, starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.cluster import run_workers
@@ -224,6 +224,9 @@ def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
     require_recipe(settings)
     categories = [category for category, _ in snapshot.classes]
     side = preprocessing_for(settings).side
+    refuse_untrainable(
+        settings.architecture, len(categories), settings.batch_size, side, settings.head
+    )
     if settings.freeze not in ("none", "backbone"):
         network = build_network(
             settings.architecture, len(categories), image_side=side, head=settings.head
