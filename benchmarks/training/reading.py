@@ -64,7 +64,7 @@ def our_reader(data: TrainingData, workers: int) -> Epoch:
 def bare_loop(data: TrainingData, workers: int) -> Epoch:
     """Read row group by row group; each thread decodes whole batches, without any shuffling."""
     snapshot = resolve_snapshot(str(data.table))
-    paths = [url.removeprefix("file://") for url in snapshot.splits["train"].urls]
+    paths = snapshot.splits["train"].paths
     labels = {category: label for label, (category, _) in enumerate(snapshot.classes)}
 
     def epoch(_: int) -> Iterator[Pictures]:
@@ -116,7 +116,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(picture), self._labels[path.parent.name]
 
 
-def _rows(paths: Sequence[str], labels: dict[str, int]) -> Iterator[tuple[bytes, int]]:
+def _rows(paths: Sequence[Path], labels: dict[str, int]) -> Iterator[tuple[bytes, int]]:
     for path in paths:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):

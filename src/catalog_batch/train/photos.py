@@ -29,8 +29,8 @@ def photo_source(table_uri: str, version: int) -> Callable[[str], bytes | None]:
     places = {
         image_id: place
         for split in SPLITS
-        for url in snapshot.splits[split].urls
-        for image_id, place in _places(url.removeprefix("file://")).items()
+        for path in snapshot.splits[split].paths
+        for image_id, place in _places(str(path)).items()
     }
 
     def photo(image_id: str) -> bytes | None:

@@ -12,6 +12,7 @@ from catalog_batch.errors import BadInputError, MissingTableError
 from catalog_batch.evaluate.predictions import SPLITS
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.modeling.spec import BundleSpec
+from catalog_batch.modeling.starting import is_bundle
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
 
 Keys = set[tuple[str, str]]
@@ -32,7 +33,7 @@ def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
         A sentence for people; empty when there are none. Another one where the bundle's own table
         version cannot be read any more.
     """
-    if weights in ("none", "imagenet") or not Path(weights).is_dir():
+    if not is_bundle(weights):
         return ""
     spec = check_bundle(Path(weights))
     version = f"version {spec.training_table_version} of {spec.training_table!r}"
@@ -74,7 +75,7 @@ def _snapshot_of(spec: BundleSpec) -> Snapshot:
 
 
 def _keys(snapshot: Snapshot, split: str) -> Iterable[Keys]:
-    for url in snapshot.splits[split].urls:
-        file: Any = pq.ParquetFile(Path(url.removeprefix("file://")))
+    for path in snapshot.splits[split].paths:
+        file: Any = pq.ParquetFile(path)
         rows = file.read(columns=["image_id", "group_id"]).to_pylist()
         yield from (set(row.items()) for row in rows)

@@ -37,6 +37,11 @@ class SplitFiles:
     """Rows of each row group, file after file."""
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Name the files as the file system does."""
+        return tuple(Path(url.removeprefix("file://")) for url in self.urls)
+
+    @property
     def rows(self) -> int:
         """Count the rows of the split."""
         return sum(self.row_groups)
@@ -87,7 +92,7 @@ class Snapshot:
         labels = {category: label for label, (category, _) in enumerate(self.classes)}
         shards = self.shard_count("train", world_size)
         counts = np.zeros((world_size, len(labels)), np.int64)
-        for index, categories in enumerate(_categories_of_groups(self.splits["train"].urls)):
+        for index, categories in enumerate(_categories_of_groups(self.splits["train"].paths)):
             for category, rows in Counter(categories).items():
                 counts[index % shards, labels[category]] += rows
         return counts
@@ -235,10 +240,9 @@ def _classes_in(paths: list[Path]) -> Counter[tuple[str, str, int]]:
     return found
 
 
-def _categories_of_groups(urls: Iterable[str]) -> Iterator[list[str]]:
+def _categories_of_groups(paths: Iterable[Path]) -> Iterator[list[str]]:
     """Yield the category ids of each row group, file after file."""
-    for url in urls:
-        path = Path(url.removeprefix("file://"))
+    for path in paths:
         footer = _footer(path)
         file: Any = pq.ParquetFile(path)
         # At once: row groups are small, and on a distant storage each read takes its time.
