@@ -37,7 +37,10 @@ def is_gone(pid: int) -> bool:
     """Tell whether a process ends soon; one that nobody has waited for yet counts as ended."""
     deadline = time.monotonic() + NONE_LEFT_WITHIN_SECONDS
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.02)
     return False

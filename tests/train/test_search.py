@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import ray
 from tests.commands import run_command
 from tests.empty_tables import create_table
+from tests.processes import descendants
 from tests.train.small import SMALL
 
 from catalog_batch.config import Settings, load_settings
@@ -291,8 +291,7 @@ def test_when_every_trial_dies_the_search_fails_with_the_first_error(
         if event["event"] == "trial":
             ends.append(event)
         if event["event"] == "epoch":
-            running = psutil.Process().children(recursive=True)
-            [trial] = [each for each in running if "TrialRun" in " ".join(each.cmdline())]
+            [trial] = descendants("TrialRun")
             trial.kill()
 
     with pytest.raises(CatalogBatchError, match=r"None of the 1 trials.*dead-0001: .*died"):

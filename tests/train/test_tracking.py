@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
+from tests.processes import descendants
 
 from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import ConfigError
@@ -325,7 +325,7 @@ def test_wandb_that_dies_on_the_way_costs_one_warning(
 ) -> None:
     following = Following(settings_for(tmp_path, "wandb"))
     following.epochs(0)
-    [core] = [child for child in psutil.Process().children(True) if child.name() == "wandb-core"]
+    [core] = descendants("wandb-core")
     core.kill()
     core.wait()
     following.epochs(1, 2)
