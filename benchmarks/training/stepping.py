@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import get_model
 
+from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.augmentation import build_augmentation
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.train.loop import Batch, FitSettings, Hooks, train_epoch
@@ -163,10 +164,14 @@ class Kind:
 
     take: Callable[[Setup], Take]
     batches: Callable[[Setup], Batches] = batches_in_memory
+    keeps_memory: bool = True
+    """Whether the process is told to, as a worker of ours is on a CPU."""
 
 
 BARE, OURS, AUGMENTED, READ = "bare", "ours", "ours-augmented", "ours-read"
+AS_IT_COMES = "bare-as-it-comes"
 LANES = {
+    AS_IT_COMES: Kind(bare_steps, keeps_memory=False),
     BARE: Kind(bare_steps),
     OURS: Kind(lambda setup: our_steps(setup, "none")),
     AUGMENTED: Kind(lambda setup: our_steps(setup, "article")),
@@ -177,6 +182,8 @@ LANES = {
 def run_lane(lane: str, setup: Setup) -> dict[str, Any]:
     """Take the steps that warm up, and then those that are timed."""
     kind = LANES[lane]
+    if kind.keeps_memory and setup.device == "cpu":
+        keep_freed_memory()
     take = kind.take(setup)
     with closing(kind.batches(setup)) as batches:
         warm_up = take(islice(batches, setup.warm_up))

@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from tests.processes import descendants
 from tests.train.small import SMALL
 from torch import nn
 
@@ -68,6 +69,9 @@ class RayRun:
     listening: set[str]
     """Addresses that processes of the run listened on while it trained."""
 
+    arenas: set[str]
+    """What the workers' variable for the allocator's arenas was."""
+
 
 def listening_addresses() -> set[str]:
     me = psutil.Process()
@@ -95,13 +99,17 @@ def ray_run(
     plant(table, folder / "marker")
     events: list[Event] = []
     listening: set[str] = set()
+    arenas: set[str] = set()
 
     def on_event(event: Event) -> None:
         events.append(event)
         listening.update(listening_addresses())
+        if event["event"] == "epoch":
+            workers = descendants("ray::RayTrainWorker")
+            arenas.update(worker.environ()["MALLOC_ARENA_MAX"] for worker in workers)
 
     model = train(table, folder / "runs", version=0, num_workers=2, on_event=on_event)
-    return RayRun(model, events, folder / "marker", folder / "runs", listening)
+    return RayRun(model, events, folder / "marker", folder / "runs", listening, arenas)
 
 
 def test_two_workers_see_exactly_the_pinned_versions_rows_in_every_epoch(ray_run: RayRun) -> None:
@@ -111,6 +119,10 @@ def test_two_workers_see_exactly_the_pinned_versions_rows_in_every_epoch(ray_run
     assert {event["validation_rows"] for event in epochs} == {18}
     assert ray_run.model.metrics["test_rows"] == 12
     assert ray_run.model.snapshot_version == 0
+
+
+def test_a_worker_keeps_the_memory_of_its_thread(ray_run: RayRun) -> None:
+    assert ray_run.arenas == {"1"}
 
 
 def test_a_poisoned_file_beside_the_table_is_not_run_by_any_worker(ray_run: RayRun) -> None:
@@ -156,8 +168,7 @@ def test_a_killed_worker_costs_no_row_and_changes_no_result(
     def kill_a_worker_after_the_first_epoch(event: Event) -> None:
         events.append(event)
         if [told["event"] for told in events].count("epoch") == 1 and event["event"] == "epoch":
-            running = psutil.Process().children(recursive=True)
-            [worker, *_] = [p for p in running if "ray::RayTrainWo" in p.name()]
+            [worker, *_] = descendants("ray::RayTrainWo")
             worker.kill()
 
     table = ray_run.runs.parent / "training_examples"
@@ -178,8 +189,7 @@ def test_a_worker_killed_within_an_epoch_costs_no_row_and_changes_no_result(
         is_first = not any(told["event"] == "checkpoint" and told["epoch"] == 1 for told in events)
         events.append(event)
         if is_first and event["event"] == "checkpoint" and event["epoch"] == 1:
-            running = psutil.Process().children(recursive=True)
-            [worker, *_] = [p for p in running if "ray::RayTrainWo" in p.name()]
+            [worker, *_] = descendants("ray::RayTrainWo")
             worker.kill()
 
     table = ray_run.runs.parent / "training_examples"

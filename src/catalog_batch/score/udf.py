@@ -13,6 +13,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql.pandas.functions import pandas_udf
 
 from catalog_batch.import_path import forget_archives
+from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 
@@ -59,6 +60,7 @@ def prediction_udf(
 @cache
 def _predictor(bundle_name: str, top_k: int, batch_size: int) -> Predictor:
     """Load the shipped bundle, once for each Python worker: Spark uses workers again."""
+    keep_freed_memory()
     bundle = load_bundle(Path(SparkFiles.get(bundle_name)))
     return Predictor(bundle, top_k=top_k, batch_size=batch_size)
 

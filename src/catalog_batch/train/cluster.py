@@ -26,6 +26,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
+from catalog_batch.modeling.allocator import ONE_ARENA
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.rendezvous import RENDEZVOUS, FileTorchConfig
 from catalog_batch.train.snapshot import Snapshot
@@ -36,6 +37,9 @@ LOOPBACK = "127.0.0.1"
 
 COLLECTIVE_TIMEOUT = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
 """Variable that Ray hands on to its controller and workers."""
+
+LOCAL_VARIABLES = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **ONE_ARENA}
+"""Of worker processes on this machine."""
 
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory Ray takes; it would take 30% of the machine, and batches do not pass through it."""
@@ -159,7 +163,7 @@ def _start_local(settings: TrainSettings, common: dict[str, Any]) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             _node_ip_address=LOOPBACK,
-            runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}},
+            runtime_env={"env_vars": LOCAL_VARIABLES},
             **common,
         )
     finally:
