@@ -176,6 +176,10 @@ class TrainSettings(_Section):
     """Side in pixels of the square a network sees; 0 takes that of the bundle whose weights are
     gone on with, else the architecture's own (224, 299)."""
 
+    test_image_side: int = Field(default=0, ge=0, le=1024)
+    """Side of the square in validation, test and scoring; 0 takes that of training. ``crop`` shows
+    things larger than they will be: a fourth more, 288 for 224, often makes up for it."""
+
     head: Literal["linear", "article"] = "linear"
     """What gives the classes: ``linear`` replaces the last layer; ``article`` puts flatten, dense
     512, ReLU and dropout 0.5 before it."""
@@ -257,6 +261,10 @@ class TrainSettings(_Section):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the network's arithmetic in training; the weights stay fp32. ``fp16`` is for GPUs."""
+
+    keep_memory: bool = True
+    """Whether a worker on a CPU keeps the memory that a step frees for the next one: faster steps,
+    and up to twice the memory at its peak. Needs glibc; without it nothing is done."""
 
     compile: bool = False
     """Whether ``torch.compile`` compiles the network: minutes at first, faster steps on a GPU."""

@@ -14,6 +14,7 @@ from catalog_batch.modeling.networks import (
     default_preprocessing,
     default_side,
     refuse_untrainable,
+    require_one_network,
 )
 
 torch.set_num_threads(1)
@@ -93,6 +94,18 @@ def test_a_detection_model_is_not_a_classifier() -> None:
 def test_a_side_the_architecture_cannot_take_is_refused() -> None:
     with pytest.raises(BadInputError, match=r"side 33.*Use 224"):
         build_network("vit_b_32", 5, image_side=33)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "test_side"), [("vit_b_32", 224, 256), ("inception_v3", 128, 299)]
+)
+def test_scoring_at_a_side_that_the_network_is_not_built_for_is_refused(
+    architecture: str, side: int, test_side: int
+) -> None:
+    require_one_network(architecture, side, side)
+    require_one_network(SMALL, side, test_side)
+    with pytest.raises(BadInputError, match=rf"{architecture}.* {side} .*{test_side}"):
+        require_one_network(architecture, side, test_side)
 
 
 def test_no_classes_are_refused() -> None:

@@ -58,6 +58,18 @@ def test_two_ranks_see_every_row_exactly_once_in_every_epoch(training_table: Pat
         assert halves[0] + halves[1] == whole
 
 
+def test_rows_that_are_not_for_training_may_have_another_side(training_table: Path) -> None:
+    plain = reader_of(training_table)
+    reader = replace(plain, scoring_preprocessing=Preprocessing.for_side(24))
+    assert next(reader.training(0)).images.shape[1:] == (16, 16, 3)
+    for split in ("validation", "test"):
+        assert next(reader.evaluation(split)).images.shape[1:] == (24, 24, 3)
+    # What a probe is fitted on is what the network would have been trained on.
+    assert seen(reader.evaluation("train")) == seen(plain.evaluation("train"))
+    assert reader.first_images("train", 2).shape == (2, 16, 16, 3)
+    assert reader.for_scoring.first_images("train", 2).shape == (2, 24, 24, 3)
+
+
 def test_unequal_shards_give_equal_steps_padded_with_rows_of_no_weight(
     training_table: Path,
 ) -> None:

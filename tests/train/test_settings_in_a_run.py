@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     SAME_AS_DEFAULT: {"augmentation": "article"},
     "augmentation: none": {"augmentation": "none"},
     "augmentation: crop": {"augmentation": "crop"},
+    "test_image_side": {"test_image_side": 40},
     "augmentation: trivial": {"augmentation": "trivial"},
     "augmentation: rand": {"augmentation": "rand"},
     "colour_jitter": {"colour_jitter": 0.5},

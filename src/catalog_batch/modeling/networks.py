@@ -121,6 +121,19 @@ def is_built_for_one_side(architecture: str) -> bool:
     return architecture.startswith(("vit_", "maxvit_"))
 
 
+def require_one_network(architecture: str, side: int, test_side: int) -> None:
+    """Refuse to train at one side and score at another what is built otherwise for each.
+
+    Raises:
+        BadInputError: Naming both.
+    """
+    if _options(architecture, side) != _options(architecture, test_side):
+        raise BadInputError(
+            f"{architecture} for images of side {side} is another network than for {test_side}. "
+            "Set train.test_image_side to 0, or use another architecture."
+        )
+
+
 def _refuse_unknown(architecture: str) -> None:
     known = list_models(module=torchvision.models)
     if architecture not in known:

@@ -35,9 +35,11 @@ def reason_against(
         features_gib: Most that the features of all ranks may take.
         device: Of the network.
     """
-    shape = _shape(network, Probe(network), reader.preprocessing, device)
-    rows = reader.snapshot.rows("train") + reader.snapshot.rows("validation")
-    gib = 4 * math.prod(shape) * rows / GIB
+    probe = Probe(network)
+    gib = 0.0
+    for split in ("train", "validation"):
+        shape = _shape(network, probe, reader.preprocessing_of(split), device)
+        gib += 4 * math.prod(shape) * reader.snapshot.rows(split) / GIB
     if gib > features_gib:
         return f"features of {gib:.3g} GiB, and train.features_gib is {features_gib:g}"
     return obstacle(network)
@@ -64,9 +66,11 @@ def feature_reader(
     Returns:
         A reader of the same rows in the same order, as features.
     """
-    shape = _shape(network, probe, reader.preprocessing, device)
+    contexts: dict[str, AbstractContextManager[object]]
+    contexts = {"train": autocast, "validation": nullcontext()}
     found = {}
-    for split, context in (("train", autocast), ("validation", nullcontext())):
+    for split, context in contexts.items():
+        shape = _shape(network, probe, reader.preprocessing_of(split), device)
         rows = reader.snapshot.rows_of_shard(split, reader.rank, reader.world_size)
         found[split] = FeatureFile(folder, rows, shape)
         with context:

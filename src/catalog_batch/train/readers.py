@@ -4,7 +4,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 
@@ -37,6 +37,9 @@ class ShardReader:
     settings: TrainSettings
     rank: int = 0
     world_size: int = 1
+
+    scoring_preprocessing: Preprocessing | None = None
+    """Of rows that are not for training; None when they are prepared as those are."""
 
     features: Mapping[str, FeatureFile] = field(default_factory=dict)
     """By split: of what has them, batches hold features instead of pictures, in the same order."""
@@ -87,6 +90,15 @@ class ShardReader:
         with closing(self._rows(split, seed=None)) as rows:
             return np.stack([decoder.decode(row) for row in islice(rows, count)])
 
+    @property
+    def for_scoring(self) -> "ShardReader":
+        """The reader that prepares the pictures of all splits as scoring does."""
+        return replace(self, preprocessing=self.scoring_preprocessing or self.preprocessing)
+
+    def preprocessing_of(self, split: str) -> Preprocessing:
+        """Return how the pictures of a split are prepared."""
+        return self.preprocessing if split == "train" else self.for_scoring.preprocessing
+
     def _batches(self, split: str, rows: Rows, first: int = 0) -> Batches:
         size = self.settings.batch_size
         steps = self.snapshot.steps(split, self.world_size, size)
@@ -117,8 +129,9 @@ class ShardReader:
         known = self.features.get(split)
         if known is not None:
             return Decoder(known, self._labels, known.shape, torch.float32, threads)
-        shape = (self.preprocessing.side, self.preprocessing.side, 3)
-        return Decoder(self.preprocessing.decode, self._labels, shape, torch.uint8, threads)
+        steps = self.preprocessing_of(split)
+        shape = (steps.side, steps.side, 3)
+        return Decoder(steps.decode, self._labels, shape, torch.uint8, threads)
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -178,8 +191,14 @@ class ShardReader:
 
 
 def preprocessing_for(settings: TrainSettings) -> Preprocessing:
-    """Choose the preprocessing: that of the bundle gone on with, or the architecture's."""
+    """Choose how training prepares pictures: as for the bundle gone on with, or as usual."""
     return starting_preprocessing(settings.architecture, settings.weights, settings.image_side)
+
+
+def scoring_preprocessing_for(settings: TrainSettings) -> Preprocessing:
+    """Choose how they are prepared ever after: the same way, of another side perhaps."""
+    side = settings.test_image_side or settings.image_side
+    return starting_preprocessing(settings.architecture, settings.weights, side)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -20,11 +20,11 @@ from catalog_batch.modeling.bundle import (
     write_bundle,
 )
 from catalog_batch.modeling.freezing import Freezing
-from catalog_batch.modeling.networks import build_network, refuse_untrainable
+from catalog_batch.modeling.networks import build_network, refuse_untrainable, require_one_network
 from catalog_batch.modeling.starting import is_bundle, starting_network
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.cluster import run_workers
-from catalog_batch.train.readers import preprocessing_for
+from catalog_batch.train.readers import preprocessing_for, scoring_preprocessing_for
 from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
 from catalog_batch.train.seen_rows import doubt_of_start
@@ -42,6 +42,7 @@ MAY_CHANGE = {
     "num_workers",
     "cpus_per_worker",
     "device",
+    "keep_memory",
     "max_failures",
     "checkpoint_minutes",
     "reader_threads",
@@ -224,9 +225,12 @@ def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
     require_recipe(settings)
     categories = [category for category, _ in snapshot.classes]
     side = preprocessing_for(settings).side
-    refuse_untrainable(
-        settings.architecture, len(categories), settings.batch_size, side, settings.head
-    )
+    test_side = scoring_preprocessing_for(settings).side
+    require_one_network(settings.architecture, side, test_side)
+    for each in sorted({side, test_side}):
+        refuse_untrainable(
+            settings.architecture, len(categories), settings.batch_size, each, settings.head
+        )
     if settings.freeze not in ("none", "backbone"):
         network = build_network(
             settings.architecture, len(categories), image_side=side, head=settings.head
@@ -336,7 +340,7 @@ def _bundled(
         spec = BundleSpec(
             architecture=settings.architecture,
             classes=tuple(ClassLabel(category, path) for category, path in snapshot.classes),
-            preprocessing=preprocessing_for(settings),
+            preprocessing=scoring_preprocessing_for(settings),
             taxonomy_version=snapshot.taxonomy_version,
             training_table=snapshot.table_uri,
             training_table_version=snapshot.version,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import ConfigError, ReconciliationError
 from catalog_batch.evaluate.predictions import SPLITS, Predictions, file_name
+from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.augmentation import Augmentation, build_augmentation
 from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.heads import head_layers
@@ -31,7 +32,12 @@ from catalog_batch.train.losses import balanced_class_weights
 from catalog_batch.train.predicting import gathered, predict
 from catalog_batch.train.probing import asks_for_probe, feature_reader, reason_against
 from catalog_batch.train.ranks import Rank, reduce_sum
-from catalog_batch.train.readers import Image, ShardReader, preprocessing_for
+from catalog_batch.train.readers import (
+    Image,
+    ShardReader,
+    preprocessing_for,
+    scoring_preprocessing_for,
+)
 from catalog_batch.train.recipe import Recipe, RecipeSettings
 from catalog_batch.train.reports import EpochReport, FitState
 from catalog_batch.train.snapshot import Snapshot
@@ -74,6 +80,8 @@ def train_worker(config: dict[str, Any]) -> None:
     refuse_pickled_metadata(os.environ)
     settings: TrainSettings = config["settings"]
     rank = Rank.current(config["use_gpu"])
+    if settings.keep_memory and rank.device.type == "cpu":
+        keep_freed_memory()
     with torch_threads(threads_of(settings)):
         _train(settings, rank, config["snapshot"], config["run_folder"])
 
@@ -110,6 +118,7 @@ def _train(settings: TrainSettings, rank: Rank, snapshot: Snapshot, run_folder: 
             settings,
             rank.rank,
             rank.world_size,
+            scoring_preprocessing_for(settings),
             pin_memory=rank.device.type == "cuda",
             alive=dog.alive,
         )
@@ -366,7 +375,7 @@ class _Run:
 
     def _golden_images(self) -> Image:
         split = "validation" if self.reader.snapshot.rows("validation") else "train"
-        return self.reader.first_images(split, GOLDEN_IMAGES)
+        return self.reader.for_scoring.first_images(split, GOLDEN_IMAGES)
 
 
 def _augmentation(settings: TrainSettings, seed: int, preprocessing: Preprocessing) -> Augmentation:
