@@ -22,6 +22,9 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
 RESULTS_AHEAD = 2
 """Row groups that are read and wait."""
 
+OPEN_FILES = 32
+"""Files that a thread keeps open: a table of a million rows has 20."""
+
 
 class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
     """Hands tables over as they were read: Petastorm's own makes arrays of fixed-width text."""
@@ -33,16 +36,49 @@ class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
             raise StopIteration from None
 
 
+class _OpenFiles:
+    """Parquet files of one thread: the last few that were read stay open, each is parsed once."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self._filesystem = filesystem
+        self._files: dict[str, pq.ParquetFile] = {}
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    def __getitem__(self, path: str) -> pq.ParquetFile:
+        file = self._files.pop(path, None) or self._opened(path)
+        self._files[path] = file
+        if len(self._files) > OPEN_FILES:
+            self._close(next(iter(self._files)))
+        return file
+
+    def close(self) -> None:
+        for path in list(self._files):
+            self._close(path)
+
+    def _opened(self, path: str) -> pq.ParquetFile:
+        file = pq.ParquetFile(self._filesystem.open(path), metadata=self._footers.get(path))
+        self._footers[path] = file.metadata
+        return file
+
+    def _close(self, path: str) -> None:
+        self._files.pop(path).close(force=True)
+
+
 class _RowGroupWorker(ArrowReaderWorker):  # type: ignore[misc]
-    """Reads row groups of files whose footers it has parsed once.
+    """Reads row groups of files that it keeps open.
 
     Petastorm's own parses a footer twice for each row group. A footer tells of all row groups of
-    its file, so that takes longer than the reading where there are thousands.
+    its file, so that takes longer than the reading where there are thousands; and to open a file
+    whose footer is known takes as long as to read a small row group.
     """
+
+    opened: list[_OpenFiles]
+    """Of all threads of a reader, which has a class of its own: Petastorm ends threads untold."""
 
     def __init__(self, worker_id: int, publish_func: Any, args: Any) -> None:
         super().__init__(worker_id, publish_func, args)
-        self._footers: dict[str, pq.FileMetaData] = {}
+        self._files = _OpenFiles(self._filesystem)
+        self.opened.append(self._files)
         self._columns = list(self._schema.fields)
 
     @staticmethod
@@ -53,11 +89,8 @@ class _RowGroupWorker(ArrowReaderWorker):  # type: ignore[misc]
         self, piece_index: int, worker_predicate: Any, shuffle_row_drop_partition: Any
     ) -> None:
         piece = self._split_pieces[piece_index]
-        with self._filesystem.open(piece.path) as source:
-            file = pq.ParquetFile(source, metadata=self._footers.get(piece.path))
-            self._footers[piece.path] = file.metadata
-            group = file.read_row_group(piece.row_group, self._columns, use_threads=False)
-        self.publish_func(group)
+        file = self._files[piece.path]
+        self.publish_func(file.read_row_group(piece.row_group, self._columns, use_threads=False))
 
 
 def read_row_groups(
@@ -82,11 +115,13 @@ def read_row_groups(
         OSError, pyarrow.ArrowException: For a file that is gone or damaged.
     """
     filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
+    opened: list[_OpenFiles] = []
+    worker = type("_RowGroupWorker", (_RowGroupWorker,), {"opened": opened})
     reader = Reader(
         filesystem,
         paths,
         schema_fields=sorted(set(columns)),
-        worker_class=_RowGroupWorker,
+        worker_class=worker,
         # Its process pool waits for ever for a killed worker.
         reader_pool=ThreadPool(threads, RESULTS_AHEAD),
         shuffle_row_groups=seed is not None,
@@ -96,5 +131,10 @@ def read_row_groups(
         shard_count=shard_count,
         is_batched_reader=True,
     )
-    with reader:
-        yield from reader
+    try:
+        with reader:
+            yield from reader
+    finally:
+        # Its threads are over by then.
+        for files in opened:
+            files.close()

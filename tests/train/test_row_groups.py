@@ -1,0 +1,86 @@
+"""What a reader opens, how often, and that it leaves nothing open."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import write_deltalake
+
+from catalog_batch.train import row_groups
+from catalog_batch.train.row_groups import read_row_groups
+from catalog_batch.train.snapshot import resolve_snapshot
+
+COLUMNS = ("image_id", "category_id")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
+    """Collect the files that are opened, and whether their footer was known."""
+    found = []
+
+    class Counted(pq.ParquetFile):  # type: ignore[misc]
+        def __init__(self, source: Any, metadata: Any = None, **options: Any) -> None:
+            found.append((source.name, metadata is not None))
+            super().__init__(source, metadata=metadata, **options)
+
+    monkeypatch.setattr(row_groups, "pq", SimpleNamespace(ParquetFile=Counted))
+    return found
+
+
+def read(table: Path, threads: int = 1, stop_after: int | None = None) -> list[str]:
+    urls = resolve_snapshot(str(table)).splits["train"].urls
+    groups = read_row_groups(urls, COLUMNS, 0, 1, seed=3, threads=threads)
+    ids: list[str] = []
+    for number, group in enumerate(groups):
+        ids += group["image_id"].to_pylist()
+        if number == stop_after:
+            groups.close()
+    return ids
+
+
+def parquet_files_open() -> list[str]:
+    return [file.path for file in psutil.Process().open_files() if file.path.endswith(".parquet")]
+
+
+@pytest.fixture
+def table(tmp_path: Path, write_table: Callable[..., Path]) -> Path:
+    """Return a table whose training rows are there twice, in two files."""
+    table = write_table(tmp_path / "t")
+    [path] = resolve_snapshot(str(table)).splits["train"].paths
+    rows = pq.ParquetFile(path).read()
+    again = rows.append_column("split", pa.array(["train"] * len(rows)))
+    write_deltalake(str(table), again, mode="append", partition_by=["split"])
+    return table
+
+
+def test_a_file_is_opened_and_parsed_once(table: Path, opened: list[tuple[Any, bool]]) -> None:
+    ids = read(table)
+    files = resolve_snapshot(str(table)).splits["train"].paths
+    assert len(files) == 2
+    assert Counter(opened) == Counter((str(path), False) for path in files)
+    assert set(Counter(ids).values()) == {2}
+    assert len(ids) == 96
+
+
+def test_of_more_files_than_are_kept_open_each_is_parsed_once(
+    table: Path, opened: list[tuple[Any, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = read(table)
+    opened.clear()
+    monkeypatch.setattr(row_groups, "OPEN_FILES", 1)
+    assert read(table) == at_once
+    files = resolve_snapshot(str(table)).splits["train"].paths
+    assert len(opened) > len(files)
+    assert sorted(path for path, is_known in opened if not is_known) == sorted(map(str, files))
+
+
+@pytest.mark.parametrize(("threads", "stop_after"), [(1, None), (3, None), (1, 0)])
+def test_no_file_is_left_open(table: Path, threads: int, stop_after: int | None) -> None:
+    assert read(table, threads, stop_after)
+    assert parquet_files_open() == []
