@@ -42,7 +42,7 @@ SETTINGS = Path(__file__).with_name("grocery_store.toml")
 FINE_CLASSES, COARSE_CLASSES = 81, 43
 FINE, COARSE = 80.0, 90.0
 MINUTES = 60.0
-QUICK = {"epochs": 1, "image_side": 64}
+QUICK = {"epochs": 1, "image_side": 64, "test_image_side": 0}
 CONTROL = {"weights": "none", "backbone_rate": 1.0}
 
 

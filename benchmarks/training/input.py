@@ -10,7 +10,8 @@ round runs the lanes in turn; a lane reads one epoch that is not timed, whose pi
 of the other lanes, and then those that are. The steady state leaves out the first batches of an
 epoch, and the last ones, which our reader has read before. The bare loop and DataLoader count with
 the number of threads or processes that is best for them. The first batches of one file of 50,000
-rows, as many as ``build-training-set`` writes, show what a large file costs.
+rows, as many as ``build-training-set`` writes, show what a large file costs. All lanes have the
+allocator of a worker that trains on a CPU.
 """
 
 import itertools
@@ -23,6 +24,8 @@ from typing import Any
 
 from benchmarks.measure import Goal, arguments, require_idle, run_command, table, write_result
 from benchmarks.training.data import TrainingData, make_large_file, make_training_data
+
+from catalog_batch.modeling.allocator import ONE_ARENA
 
 VERSUS_BARE = 0.95
 VERSUS_LOADER = 1.0
@@ -267,6 +270,8 @@ def as_json(found: LaneRuns) -> list[dict[str, Any]]:
 def main() -> None:
     given = arguments("Compare our training input with a bare loop and with DataLoader.")
     size = QUICK if given.quick else FULL
+    # For the lanes, which inherit it: read when a process starts.
+    os.environ.update(ONE_ARENA)
     # Stored before the machine is looked at, for that keeps it busy.
     cache = given.data.resolve()
     data, small = (make_training_data(count, cache) for count in (size.images, size.small))

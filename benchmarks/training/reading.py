@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from catalog_batch.config import TrainSettings
+from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.train.snapshot import resolve_snapshot
 
@@ -221,6 +222,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
+    keep_freed_memory()
     data = TrainingData(given.folder, given.count)
     if given.batches:
         run = run_part(given.lane, data, given.workers, given.batches)

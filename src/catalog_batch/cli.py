@@ -260,8 +260,8 @@ def train(
 ) -> None:
     """Fine-tune a classifier over Ray workers, evaluate it, write its report and register it.
 
-    The first model of a name becomes champion, later ones challenger. The same --run-name again
-    goes on where the run stopped.
+    The first model of a name becomes champion, later ones challenger. The same command with the
+    same --run-name goes on where the run stopped.
     """
 
     def work(settings: Settings, run: Run) -> None:

@@ -167,14 +167,15 @@ class TrainSettings(_Section):
 
     weights: str = "imagenet"
     """``imagenet`` (torchvision downloads them), ``none``, the path of a state_dict file, or the
-    folder of a model bundle, of whose classes the known ones keep what they learnt."""
+    folder of a model bundle, whose architecture and head must be these, and of whose classes the
+    known ones keep what they learnt."""
 
     weights_sha256: str = ""
     """Checksum that a weights file, or digest that a bundle, must have; empty accepts any."""
 
     image_side: int = Field(default=0, ge=0, le=1024)
-    """Side in pixels of the square a network sees; 0 takes that of the bundle whose weights are
-    gone on with, else the architecture's own (224, 299)."""
+    """Side in pixels of the square a network sees; 0 takes that at which the bundle whose weights
+    are gone on with is scored, else the architecture's own (224, 299)."""
 
     test_image_side: int = Field(default=0, ge=0, le=1024)
     """Side of the square in validation, test and scoring; 0 takes that of training. ``crop`` shows

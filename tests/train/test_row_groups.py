@@ -80,6 +80,18 @@ def test_of_more_files_than_are_kept_open_each_is_parsed_once(
     assert sorted(path for path, is_known in opened if not is_known) == sorted(map(str, files))
 
 
+def test_storage_that_fails_for_all_threads_is_an_error_at_once(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, path: str) -> None:
+        raise OSError("the storage is gone")
+
+    monkeypatch.setattr(row_groups._OpenFiles, "_opened", fail)
+    # More than there is room for among the results.
+    with pytest.raises(OSError, match="the storage is gone"):
+        read(table, threads=8)
+
+
 @pytest.mark.parametrize(("threads", "stop_after"), [(1, None), (3, None), (1, 0)])
 def test_no_file_is_left_open(table: Path, threads: int, stop_after: int | None) -> None:
     assert read(table, threads, stop_after)

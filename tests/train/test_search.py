@@ -199,6 +199,7 @@ def test_a_search_does_not_take_the_name_of_a_training_run(grid: Search) -> None
     ("space", "match"),
     [
         ('"train.architecture" = ["resnet18", "resnet0"]', "resnet0"),
+        ('"train.batch_size" = [1, 8]', "batches of 1 pictures"),
         (
             '"train.schedule" = ["cosine", "one_cycle"]\n"train.warmup_epochs" = [0, 1]',
             "unfit-0004 cannot be trained, .*one_cycle.*has a warm-up of its own",

@@ -6,8 +6,7 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Variable for a process that computes in another thread than its first one: such a thread has
 heaps of its own otherwise, too small for activations. Read when the process starts."""
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_MIB = 2**20
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
@@ -24,5 +23,6 @@ def keep_freed_memory() -> bool:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:
         return False
-    options = {_MMAP_THRESHOLD: 1024 * _MIB, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * _MIB}
-    return all(set_option(name, value) == 1 for name, value in options.items())
+    # No block is a mapping of its own: glibc before 2.35 takes no other threshold than 32 MiB.
+    options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
+    return all([set_option(name, value) == 1 for name, value in options.items()])

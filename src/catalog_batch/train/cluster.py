@@ -38,9 +38,6 @@ LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
 """Variable that Ray hands on to its controller and workers."""
 
-LOCAL_VARIABLES = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **ONE_ARENA}
-"""Of worker processes on this machine."""
-
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory Ray takes; it would take 30% of the machine, and batches do not pass through it."""
 
@@ -163,11 +160,17 @@ def _start_local(settings: TrainSettings, common: dict[str, Any]) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             _node_ip_address=LOOPBACK,
-            runtime_env={"env_vars": LOCAL_VARIABLES},
+            runtime_env={"env_vars": _local_variables(settings)},
             **common,
         )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def _local_variables(settings: TrainSettings) -> dict[str, str]:
+    variables = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    is_on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    return {**variables, **(ONE_ARENA if settings.keep_memory and is_on_cpu else {})}
 
 
 def _torch_config(settings: TrainSettings, run_folder: Path) -> ray.train.torch.TorchConfig:

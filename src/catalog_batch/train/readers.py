@@ -196,7 +196,7 @@ def preprocessing_for(settings: TrainSettings) -> Preprocessing:
 
 
 def scoring_preprocessing_for(settings: TrainSettings) -> Preprocessing:
-    """Choose how they are prepared ever after: the same way, of another side perhaps."""
+    """Choose how they are prepared ever after: as usual for ``test_image_side``, if it is set."""
     side = settings.test_image_side or settings.image_side
     return starting_preprocessing(settings.architecture, settings.weights, side)
 

@@ -14,7 +14,7 @@ from petastorm.arrow_reader_worker import ArrowReaderWorker, ArrowReaderWorkerRe
 from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from petastorm.reader import Reader
 from petastorm.workers_pool import EmptyResultError
-from petastorm.workers_pool.thread_pool import ThreadPool
+from petastorm.workers_pool.thread_pool import ThreadPool, WorkerTerminationRequested
 
 # Petastorm lists files through pyarrow's legacy dataset: hundreds of lines per epoch say only that.
 warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
@@ -22,8 +22,8 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
 RESULTS_AHEAD = 2
 """Row groups that are read and wait."""
 
-OPEN_FILES = 32
-"""Files that a thread keeps open: a table of a million rows has 20."""
+OPEN_FILES = 64
+"""Files that a reader's threads keep open together: a table of a million rows has 20."""
 
 
 class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
@@ -39,15 +39,16 @@ class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
 class _OpenFiles:
     """Parquet files of one thread: the last few that were read stay open, each is parsed once."""
 
-    def __init__(self, filesystem: Any) -> None:
+    def __init__(self, filesystem: Any, most: int) -> None:
         self._filesystem = filesystem
+        self._most = most
         self._files: dict[str, pq.ParquetFile] = {}
         self._footers: dict[str, pq.FileMetaData] = {}
 
     def __getitem__(self, path: str) -> pq.ParquetFile:
         file = self._files.pop(path, None) or self._opened(path)
         self._files[path] = file
-        if len(self._files) > OPEN_FILES:
+        if len(self._files) > self._most:
             self._close(next(iter(self._files)))
         return file
 
@@ -75,9 +76,12 @@ class _RowGroupWorker(ArrowReaderWorker):  # type: ignore[misc]
     opened: list[_OpenFiles]
     """Of all threads of a reader, which has a class of its own: Petastorm ends threads untold."""
 
+    most_open: int
+    """Files that each thread keeps open."""
+
     def __init__(self, worker_id: int, publish_func: Any, args: Any) -> None:
         super().__init__(worker_id, publish_func, args)
-        self._files = _OpenFiles(self._filesystem)
+        self._files = _OpenFiles(self._filesystem, self.most_open)
         self.opened.append(self._files)
         self._columns = list(self._schema.fields)
 
@@ -88,9 +92,18 @@ class _RowGroupWorker(ArrowReaderWorker):  # type: ignore[misc]
     def process(
         self, piece_index: int, worker_predicate: Any, shuffle_row_drop_partition: Any
     ) -> None:
-        piece = self._split_pieces[piece_index]
+        try:
+            self.publish_func(self._group(self._split_pieces[piece_index]))
+        except WorkerTerminationRequested:
+            raise
+        except Exception as error:
+            # Raised, it would wait for room among the results, where nobody makes any once
+            # another thread's error was taken.
+            self.publish_func(error)
+
+    def _group(self, piece: Any) -> pa.Table:
         file = self._files[piece.path]
-        self.publish_func(file.read_row_group(piece.row_group, self._columns, use_threads=False))
+        return file.read_row_group(piece.row_group, self._columns, use_threads=False)
 
 
 def read_row_groups(
@@ -116,7 +129,8 @@ def read_row_groups(
     """
     filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
     opened: list[_OpenFiles] = []
-    worker = type("_RowGroupWorker", (_RowGroupWorker,), {"opened": opened})
+    of_reader = {"opened": opened, "most_open": max(1, OPEN_FILES // threads)}
+    worker = type("_RowGroupWorker", (_RowGroupWorker,), of_reader)
     reader = Reader(
         filesystem,
         paths,

@@ -43,7 +43,16 @@ from catalog_batch.train.trainer import (
 ELSEWHERE = MAY_CHANGE - {"num_workers"}
 """Settings that say nothing of a model; the workers' number is a factor of the batch."""
 
-OF_THE_NETWORK = {"architecture", "head", "freeze", "image_side", "test_image_side", "weights"}
+OF_THE_NETWORK = {
+    "architecture",
+    "batch_size",
+    "freeze",
+    "head",
+    "image_side",
+    "test_image_side",
+    "weights",
+    "weights_sha256",
+}
 
 
 @dataclass(frozen=True)

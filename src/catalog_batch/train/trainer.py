@@ -192,13 +192,15 @@ def train_planned(
 
 
 def _tell_preprocessing(settings: TrainSettings) -> None:
-    steps = preprocessing_for(settings)
+    steps, scoring = preprocessing_for(settings), scoring_preprocessing_for(settings)
     logger.info(
         "going on from bundle %s, whose mean, deviation and interpolation stay: pictures of side "
-        "%d out of %d, mean %s, deviation %s, %s",
+        "%d out of %d, in scoring %d out of %d, mean %s, deviation %s, %s",
         settings.weights,
         steps.side,
         steps.resize_side,
+        scoring.side,
+        scoring.resize_side,
         steps.mean,
         steps.std,
         steps.interpolation,
