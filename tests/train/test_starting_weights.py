@@ -79,7 +79,8 @@ def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
     assert after.spec.head == before.spec.head == "article"
     # Side 32, as the bundle has it, and not the architecture's 224.
     assert after.spec.preprocessing == before.spec.preprocessing
-    assert "pictures of side 32 out of 37, mean (0.485, 0.456, 0.406)" in caplog.text
+    told = "pictures of side 32 out of 37, in scoring 32 out of 37, mean (0.485, 0.456, 0.406)"
+    assert told in caplog.text
     assert [len(bundle.spec.classes) for bundle in (before, after)] == [2, 3]
     # With next to no learning rate the weights are still those that training started from.
     old, new = output_rows(before), output_rows(after)
