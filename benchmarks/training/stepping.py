@@ -59,9 +59,16 @@ class Setup:
         return Preprocessing.for_side(self.side)
 
     def network(self) -> nn.Module:
-        """Build it from random weights that are the same each time, as a worker of ours does."""
+        """Build it from random weights that are the same each time, as a worker of ours does.
+
+        Its dropout drops nothing: our loop draws that by epoch and batch, a bare one does not, and
+        then no two lanes would compute the same.
+        """
         torch.manual_seed(SEED)
         network = get_model(self.architecture, weights=None, num_classes=CLASSES)
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         network.to(self.device, memory_format=torch.channels_last)
         return network.train()
 

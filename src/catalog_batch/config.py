@@ -304,11 +304,11 @@ class TrainSettings(_Section):
 
     checkpoint_minutes: float = Field(default=15, ge=0)
     """Minutes between checkpoints within an epoch; 0 saves at the end of epochs alone. A run
-    goes on from one as if it had not stopped, with one reader thread and as many workers."""
+    goes on from one as if it had not stopped, with as many workers."""
 
     reader_threads: int = Field(default=1, ge=1, le=64)
-    """Petastorm threads reading row groups in a worker; more than 1 hide a slow storage's delay
-    and give up the repeatable order of rows."""
+    """Threads reading row groups in a worker; more than 1 hide a slow storage's delay, and change
+    nothing in the order of rows. On a local disk 1 is fastest."""
 
     decode_threads: int = Field(default=2, ge=1, le=64)
     """Threads decoding JPEGs in a worker."""

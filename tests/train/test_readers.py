@@ -96,11 +96,11 @@ def test_labels_are_positions_in_the_snapshots_classes(training_table: Path) -> 
 
 
 def test_the_order_depends_on_the_epoch_and_repeats_with_the_seed(training_table: Path) -> None:
-    def order(epoch: int, seed: int) -> list[bytes]:
-        reader = reader_of(training_table, seed=seed, reader_threads=1)
+    def order(epoch: int, seed: int, threads: int = 1) -> list[bytes]:
+        reader = reader_of(training_table, seed=seed, reader_threads=threads)
         return [batch.images.numpy().tobytes() for batch in reader.training(epoch)]
 
-    assert order(0, seed=17) == order(0, seed=17)
+    assert order(0, seed=17) == order(0, seed=17) == order(0, seed=17, threads=3)
     assert order(0, seed=17) != order(1, seed=17)
     assert order(0, seed=17) != order(0, seed=18)
 

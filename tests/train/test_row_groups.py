@@ -26,9 +26,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
 
     class Counted(pq.ParquetFile):  # type: ignore[misc]
         def __init__(self, source: Any, metadata: Any = None, **options: Any) -> None:
-            found.append((source.name, metadata is not None))
+            found.append((paths.pop(), metadata is not None))
             super().__init__(source, metadata=metadata, **options)
 
+    def open_file(path: str) -> pa.OSFile:
+        paths.append(path)
+        return pa.OSFile(path)
+
+    paths: list[str] = []
+    arrow = SimpleNamespace(OSFile=open_file, Table=pa.Table)
+    monkeypatch.setattr(row_groups, "pa", arrow)
     monkeypatch.setattr(row_groups, "pq", SimpleNamespace(ParquetFile=Counted))
     return found
 
@@ -87,9 +94,9 @@ def test_storage_that_fails_for_all_threads_is_an_error_at_once(
         raise OSError("the storage is gone")
 
     monkeypatch.setattr(row_groups._OpenFiles, "_opened", fail)
-    # More than there is room for among the results.
-    with pytest.raises(OSError, match="the storage is gone"):
-        read(table, threads=8)
+    for threads in (1, 8):
+        with pytest.raises(OSError, match="the storage is gone"):
+            read(table, threads)
 
 
 @pytest.mark.parametrize(("threads", "stop_after"), [(1, None), (3, None), (1, 0)])

@@ -155,4 +155,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(white, rgba)
-    return image.convert("RGB")
+    # Converting what is RGB already copies it.
+    return image if image.mode == "RGB" else image.convert("RGB")

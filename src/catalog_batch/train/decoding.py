@@ -27,6 +27,9 @@ Batches = Generator[Batch, None, None]
 ROWS_PER_TASK = 8
 """Rows that a thread decodes at a time: handing over single ones costs a tenth of the decoding."""
 
+TASKS_AHEAD = 8
+"""Such tasks that wait for each thread, so that none is idle while the next rows are read."""
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -71,7 +74,7 @@ class Decoder:
             TrainingDataError: For a row whose content is no image, with its ``image_id``.
             CatalogBatchError: When rows are left after the last batch.
         """
-        ahead = -(-2 * self.threads * ROWS_PER_TASK // size)
+        ahead = -(-TASKS_AHEAD * self.threads * ROWS_PER_TASK // size)
         waiting: deque[_Decoding] = deque()
         # What pads a rank without any rows.
         seen = (torch.zeros((1, *self.shape), dtype=self.dtype), torch.zeros(1, dtype=torch.int64))
