@@ -95,8 +95,8 @@ class _InOrder:
     """What reads for a reader, in order: the thread that asks, or several that are ahead of it.
 
     Petastorm's own threads ask their queues every millisecond whether there is work, or room for a
-    result, which takes a sixth of the time of those that decode; are given three row groups in ten
-    milliseconds at most; and deliver in the order they finish.
+    result, and take the interpreter's lock from those that decode for it; are given three row
+    groups in ten milliseconds at most; and deliver in the order they finish.
     """
 
     # Petastorm hands out so many row groups at once, and two more: here they are mere numbers.
