@@ -142,6 +142,12 @@ def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
     )
 
 
+def session_mib(session: int) -> float:
+    """Return the proportional set sizes of a session's processes: shared pages count once."""
+    members = [process.pid for process in _processes() if process.session == session]
+    return sum(_kib(f"/proc/{pid}/smaps_rollup", "Pss") for pid in members) / 1024
+
+
 def require_idle(force: bool) -> float:
     """Return the share of CPU time that is idle for two seconds; refuse a busy machine.
 

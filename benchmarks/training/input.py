@@ -5,24 +5,31 @@
 Every lane decodes the same stored photos into the same batches of 224 px, in a process of its own,
 and nothing is done with them. Our reader is the one of ``train``: Petastorm, shuffled, decoded in
 threads, two batches ahead. The bare loop reads row group by row group and decodes whole batches in
-threads, without shuffling; DataLoader reads the same photos as files, by worker processes. Each
-round runs the lanes in turn; a lane reads one epoch that is not timed, whose pixels must be those
-of the other lanes, and then those that are. The steady state leaves out the first batches of an
-epoch, and the last ones, which our reader has read before. The bare loop and DataLoader count with
+threads, without shuffling; DataLoader reads the same photos as files, by worker processes. All
+processes are there from the beginning, and read one epoch that is not timed, whose pixels must be
+those of the other lanes. Then they take turns, an epoch each in every round, while the others wait
+for theirs: what a shared machine gives changes within a minute, so lanes are compared within each
+round, and the median of the rounds counts. Whole epochs count all of an epoch, with what it takes
+to begin. The steady state leaves that out, and the last batches too, which our reader has read
+before: it is what a large table comes to. The bare loop and DataLoader count with
 the number of threads or processes that is best for them. The first batches of one file of 50,000
 rows, as many as ``build-training-set`` writes, show what a large file costs. All lanes have the
 allocator of a worker that trains on a CPU.
 """
 
 import itertools
+import json
 import os
 import statistics
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from benchmarks.measure import Goal, arguments, require_idle, run_command, table, write_result
+from benchmarks.measure import Goal, arguments, require_idle, session_mib, table, write_result
 from benchmarks.training.data import TrainingData, make_large_file, make_training_data
 
 from catalog_batch.modeling.allocator import ONE_ARENA
@@ -36,10 +43,9 @@ OURS, BARE, LOADER = "catalog-batch", "bare loop", "DataLoader"
 
 @dataclass(frozen=True)
 class Size:
-    """Photos in the table, timed epochs of a run, rounds; photos and epochs for the memory."""
+    """Photos in the table, rounds of an epoch for each lane; photos and epochs for the memory."""
 
     images: int
-    epochs: int
     rounds: int
     small: int
     small_epochs: int
@@ -47,8 +53,8 @@ class Size:
     """Rows of one large file, of which ``LARGE_BATCHES`` are read; 0 leaves that out."""
 
 
-FULL = Size(images=4000, epochs=2, rounds=5, small=500, small_epochs=20, large=50_000)
-QUICK = Size(images=2000, epochs=1, rounds=1, small=200, small_epochs=5, large=0)
+FULL = Size(images=4000, rounds=20, small=500, small_epochs=20, large=50_000)
+QUICK = Size(images=2000, rounds=1, small=200, small_epochs=5, large=0)
 LARGE_BATCHES = 40
 
 
@@ -66,19 +72,64 @@ class Lane:
             return f"{LOADER} over files, {self.workers} processes"
         return f"{self.name}, {self.workers} threads"
 
-    def run(self, data: TrainingData, epochs: int, batches: int = 0) -> dict[str, Any]:
-        """Time epochs, or the first batches of one, in a process of its own."""
+
+class Reading:
+    """A process that reads by a lane: an epoch each time that it is asked to, or its beginning."""
+
+    def __init__(self, lane: Lane, data: TrainingData, batches: int = 0) -> None:
         command = [
-            sys.executable, "-W", "ignore", "-m", "benchmarks.training.reading", self.name,
-            str(data.folder), "--count", str(data.count), "--workers", str(self.workers),
-            "--cores", str(self.cores), "--epochs", str(epochs), "--batches", str(batches),
+            sys.executable, "-W", "ignore", "-m", "benchmarks.training.reading", lane.name,
+            str(data.folder), "--count", str(data.count), "--workers", str(lane.workers),
+            "--cores", str(lane.cores), "--batches", str(batches),
         ]  # fmt: skip
-        finished = run_command(command)
-        return {**finished.status, "seconds": finished.seconds, "tree_peak_mib": finished.peak_mib}
+        self._lane = lane
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._first = self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process: it stops when nothing more is asked."""
+        self._process.communicate()
+
+    def begun(self) -> "Run":
+        """Return what the epoch that is not timed has read, and no other yet."""
+        return {**self._first, "epochs": []}
+
+    def epoch(self) -> dict[str, Any]:
+        """Read one, and return how it went.
+
+        Raises:
+            SystemExit: When the process has ended; its errors were shown.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return {**self._answer(), "tree_mib": session_mib(self._process.pid)}
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return dict(json.loads(line))
+        sys.exit(f"{self._lane.title} failed with exit code {self._process.wait()}, see above.")
 
 
-LaneRuns = dict[Lane, list[dict[str, Any]]]
-"""The runs of each lane, by round."""
+Run = dict[str, Any]
+"""What a lane read in its first epoch, and under ``epochs`` how each later one went."""
+
+LaneRuns = dict[Lane, Run]
 
 
 def lanes_for(cores: int) -> list[Lane]:
@@ -102,29 +153,20 @@ def scaling_lanes(cores: int) -> list[Lane]:
     ]
 
 
-def measure_lanes(lanes: Sequence[Lane], data: TrainingData, size: Size) -> LaneRuns:
-    """Run all lanes round by round."""
-    found: LaneRuns = {lane: [] for lane in lanes}
-    for number in range(1, size.rounds + 1):
-        for lane in lanes:
-            found[lane].append(lane.run(data, size.epochs))
-            pace = images_per_second(found[lane][-1:])
-            where = f" on {lane.cores} cores" if lane.cores else ""
-            print(f"round {number}, {lane.title}{where}: {pace:,.0f} images/s", flush=True)
-    require_same_pixels(found)
+def measure_lanes(
+    lanes: Sequence[Lane], data: TrainingData, rounds: int, batches: int = 0
+) -> LaneRuns:
+    """Let all lanes read in turn, an epoch in each round, or the first batches of one."""
+    with ExitStack() as stack:
+        readings = {lane: stack.enter_context(Reading(lane, data, batches)) for lane in lanes}
+        found = {lane: reading.begun() for lane, reading in readings.items()}
+        for number in range(1, rounds + 1):
+            for lane, reading in readings.items():
+                found[lane]["epochs"].append(reading.epoch())
+                pace = _paces(found[lane], "whole")[-1]
+                where = f" on {lane.cores} cores" if lane.cores else ""
+                print(f"round {number}, {lane.title}{where}: {pace:,.0f} images/s", flush=True)
     return found
-
-
-def measure_large_file(found: LaneRuns, data: TrainingData, rounds: int) -> LaneRuns:
-    """Run our reader and the best bare loop on the first batches of a large file."""
-    lanes = [best(found, OURS), best(found, BARE)]
-    runs: LaneRuns = {lane: [] for lane in lanes}
-    for _ in range(rounds):
-        for lane in lanes:
-            runs[lane].append(lane.run(data, 1, LARGE_BATCHES))
-            pace = images_per_second(runs[lane][-1:])
-            print(f"{data.count:,} rows in a file, {lane.title}: {pace:,.0f} images/s", flush=True)
-    return runs
 
 
 def require_same_pixels(found: LaneRuns) -> None:
@@ -133,23 +175,20 @@ def require_same_pixels(found: LaneRuns) -> None:
     Raises:
         SystemExit: With the number of images of each lane and the sum over their pixels.
     """
-    sums = {
-        (lane.title, run["images"], run["checksum"]) for lane, runs in found.items() for run in runs
-    }
+    sums = {(lane.title, run["images"], run["checksum"]) for lane, run in found.items()}
     if len({(images, checksum) for _, images, checksum in sums}) > 1:
         sys.exit(f"The lanes decoded different pictures, no figure: {sorted(sums)}")
 
 
-def images_per_second(runs: Iterable[dict[str, Any]], key: str = "steady") -> float:
-    """Return the median over all epochs of the runs; ``whole`` counts all of an epoch."""
-    return statistics.median(_paces(runs, key))
+def images_per_second(run: Run, key: str = "steady") -> float:
+    """Return the median over the epochs; ``whole`` counts all of an epoch."""
+    return statistics.median(_paces(run, key))
 
 
-def _paces(runs: Iterable[dict[str, Any]], key: str) -> list[float]:
-    epochs = [epoch for run in runs for epoch in run["epochs"]]
+def _paces(run: Run, key: str = "steady") -> list[float]:
     if key == "steady":
-        return [epoch["steady_images_per_second"] for epoch in epochs]
-    return [epoch["images"] / epoch["seconds"] for epoch in epochs]
+        return [epoch["steady_images_per_second"] for epoch in run["epochs"]]
+    return [epoch["images"] / epoch["seconds"] for epoch in run["epochs"]]
 
 
 def best(found: LaneRuns, name: str) -> Lane:
@@ -158,15 +197,16 @@ def best(found: LaneRuns, name: str) -> Lane:
     return max(lanes, key=lambda lane: images_per_second(found[lane]))
 
 
-def goal_of_memory(run: dict[str, Any]) -> Goal:
+def goal_of_memory(run: Run) -> Goal:
     """Hold the peak after the last epoch against the peak after the second one."""
-    growth = run["memory"][-1]["peak_mib"] / run["memory"][1]["peak_mib"]
+    growth = run["epochs"][-1]["peak_mib"] / run["epochs"][1]["peak_mib"]
     return Goal("training_input_memory_growth", growth, FLAT, at_most=True)
 
 
-def goals_of(found: LaneRuns, on_large_file: LaneRuns, memory: dict[str, Any]) -> list[Goal]:
+def goals_of(found: LaneRuns, on_large_file: LaneRuns, memory: Run) -> list[Goal]:
     goals = [
-        Goal("training_input_vs_bare", ratio(found, BARE), VERSUS_BARE),
+        Goal("training_input_vs_bare", ratio(found, BARE, "whole"), VERSUS_BARE),
+        Goal("training_input_steady_vs_bare", ratio(found, BARE), VERSUS_BARE),
         Goal("training_input_vs_dataloader", ratio(found, LOADER), VERSUS_LOADER),
         goal_of_memory(memory),
     ]
@@ -176,39 +216,45 @@ def goals_of(found: LaneRuns, on_large_file: LaneRuns, memory: dict[str, Any]) -
     return goals
 
 
-def ratio(found: LaneRuns, other: str) -> float:
+def ratio(found: LaneRuns, other: str, key: str = "steady") -> float:
     """Return our images per second over those of the best lane of another name."""
-    ours, theirs = (images_per_second(found[best(found, name)]) for name in (OURS, other))
-    return ours / theirs
+    return statistics.median(_ratios(found[best(found, OURS)], found[best(found, other)], key))
+
+
+def _ratios(run: Run, other: Run, key: str = "steady") -> list[float]:
+    """Return the images per second of a lane over those of another, in each round."""
+    return [one / two for one, two in zip(_paces(run, key), _paces(other, key), strict=True)]
 
 
 def speed_table(found: LaneRuns) -> str:
     header = (
-        "lane", "images/s, steady (range)", "against best bare loop", "images/s, whole epochs",
-        "first batch of an epoch s", "peak memory MiB",
+        "lane", "images/s, whole epochs", "against best bare loop", "images/s, steady (range)",
+        "against best bare loop (half of the rounds)", "first batch of an epoch s", "memory MiB",
     )  # fmt: skip
-    bare = images_per_second(found[best(found, BARE)])
-    return table(header, [_line(lane, runs, bare) for lane, runs in found.items()])
+    bare = found[best(found, BARE)]
+    return table(header, [_line(lane, run, bare) for lane, run in found.items()])
 
 
-def _line(lane: Lane, runs: list[dict[str, Any]], bare: float) -> list[str]:
-    paces = _paces(runs, "steady")
-    waits = [epoch["first_batch_seconds"] for run in runs for epoch in run["epochs"]]
+def _line(lane: Lane, run: Run, bare: Run) -> list[str]:
+    paces, ratios = _paces(run), _ratios(run, bare)
+    # Two values at the least are asked for; one round has no spread.
+    low, middle, high = statistics.quantiles(ratios * 2 if len(ratios) == 1 else ratios)
     return [
         lane.title,
+        f"{images_per_second(run, 'whole'):,.0f}",
+        f"{statistics.median(_ratios(run, bare, 'whole')):.2f}",
         f"{statistics.median(paces):,.0f} ({min(paces):,.0f}-{max(paces):,.0f})",
-        f"{statistics.median(paces) / bare:.2f}",
-        f"{images_per_second(runs, 'whole'):,.0f}",
-        f"{statistics.median(waits):.2f}",
-        f"{max(run['tree_peak_mib'] for run in runs):,.0f}",
+        f"{middle:.2f} ({low:.2f}-{high:.2f})",
+        f"{statistics.median(epoch['first_batch_seconds'] for epoch in run['epochs']):.2f}",
+        f"{max(epoch['tree_mib'] for epoch in run['epochs']):,.0f}",
     ]
 
 
 def scaling_table(found: LaneRuns, on_part: LaneRuns) -> str:
     """Return what each way reads on few cores, as a share of what it reads on all."""
     rows = []
-    for lane, runs in on_part.items():
-        pace = images_per_second(runs)
+    for lane, run in on_part.items():
+        pace = images_per_second(run)
         share = pace / images_per_second(found[best(found, lane.name)])
         rows.append([lane.title, str(lane.cores), f"{pace:,.0f}", f"{share:.2f}"])
     return table(("lane", "cores", "images/s, steady", "of all cores"), rows)
@@ -218,7 +264,7 @@ def page_of(
     found: LaneRuns,
     on_part: LaneRuns,
     on_large_file: LaneRuns,
-    memory: dict[str, Any],
+    memory: Run,
     size: Size,
 ) -> str:
     intro = __doc__.partition("[--data DIR]")[2].strip()
@@ -228,8 +274,8 @@ def page_of(
         large = f"## {size.large:,} rows in one file\n\n{large_file_table(on_large_file)}\n"
     return (
         f"# Training input against a bare loop\n\n{intro}\n\n"
-        f"## {size.images:,} stored photos, {cores} cores, {size.rounds} rounds of {size.epochs} "
-        f"timed epochs\n\n{speed_table(found)}\n"
+        f"## {size.images:,} stored photos, {cores} cores, {size.rounds} rounds"
+        f"\n\n{speed_table(found)}\n"
         f"## On fewer cores\n\n{scaling_table(found, on_part)}\n{large}"
         f"## Memory of {OURS} over {size.small:,} photos\n\n{memory_table(memory)}\n"
     )
@@ -237,17 +283,21 @@ def page_of(
 
 def large_file_table(found: LaneRuns) -> str:
     """Return what both ways read of a file with as many rows as the default allows."""
-    bare = images_per_second(found[best(found, BARE)])
+    bare = found[best(found, BARE)]
     rows = [
-        [lane.title, f"{images_per_second(runs):,.0f}", f"{images_per_second(runs) / bare:.2f}"]
-        for lane, runs in found.items()
+        [
+            lane.title,
+            f"{images_per_second(run):,.0f}",
+            f"{statistics.median(_ratios(run, bare)):.2f}",
+        ]
+        for lane, run in found.items()
     ]
     return table(("lane", "images/s, steady", "against bare loop"), rows)
 
 
-def memory_table(run: dict[str, Any]) -> str:
+def memory_table(run: Run) -> str:
     """Return the memory after the second epoch and after the last one."""
-    after = run["memory"]
+    after = run["epochs"]
     rows = [
         [str(epochs), *(f"{after[epochs - 1][key]:,.0f}" for key in ("now_mib", "peak_mib"))]
         for epochs in (2, len(after))
@@ -260,10 +310,10 @@ def as_json(found: LaneRuns) -> list[dict[str, Any]]:
         {
             "lane": lane.title,
             "cores": lane.cores,
-            "images_per_second": round(images_per_second(runs), 1),
-            "runs": runs,
+            "images_per_second": round(images_per_second(run), 1),
+            **run,
         }
-        for lane, runs in found.items()
+        for lane, run in found.items()
     ]
 
 
@@ -280,10 +330,15 @@ def main() -> None:
         path.read_bytes()  # Into the page cache: the lanes are compared, not the disk.
     idle = require_idle(given.force)
     cores = len(os.sched_getaffinity(0))
-    found = measure_lanes(lanes_for(cores), data, size)
-    on_part = measure_lanes(scaling_lanes(cores), data, size)
-    on_large_file = measure_large_file(found, large, size.rounds) if large else {}
-    memory = Lane(OURS, max(2, cores)).run(small, size.small_epochs)
+    found = measure_lanes(lanes_for(cores), data, size.rounds)
+    on_part = measure_lanes(scaling_lanes(cores), data, size.rounds)
+    require_same_pixels({**found, **on_part})
+    on_large_file: LaneRuns = {}
+    if large:
+        lanes = [best(found, OURS), best(found, BARE)]
+        on_large_file = measure_lanes(lanes, large, size.rounds, LARGE_BATCHES)
+    ours = Lane(OURS, max(2, cores))
+    memory = measure_lanes([ours], small, size.small_epochs)[ours]
     result = {
         "quick": given.quick,
         "forced": given.force,

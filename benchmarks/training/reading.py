@@ -1,17 +1,19 @@
 """The ways to read training batches that are compared, and a command that times one of them.
 
-    python -m benchmarks.training.reading LANE DATA_FOLDER [--workers N] [--cores N] [--epochs N]
+    python -m benchmarks.training.reading LANE DATA_FOLDER --count N [--workers N] [--cores N]
 
 Each gives batches of 32 decoded pictures, uint8 [32, 224, 224, 3], with their labels, decoded by
 the same function. In a first epoch, which is not timed, the pixels are summed up: lanes that did
-the same work print the same sum. The steady state is the middle of an epoch. It begins after
-``WARM_UP`` batches, and ends before the rows that our reader holds to be drawn from at random, for
-those are read by then.
+the same work print the same sum. After that the command reads an epoch for each line of its input,
+and prints a line of JSON about it, so that ways may take turns. The steady state is the middle of
+an epoch. It begins after ``WARM_UP`` batches, and ends before the rows that our reader holds to be
+drawn from at random, for those are read by then.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 import zlib
 from collections import deque
@@ -180,34 +182,26 @@ def memory_mib(key: str) -> float:
     raise KeyError(key)
 
 
-def run_lane(lane: str, data: TrainingData, workers: int, epochs: int) -> dict[str, Any]:
-    """Read a warm-up epoch and ``epochs`` more; return how each went."""
-    started = time.perf_counter()
-    epoch = LANES[lane](data, workers)
-    images, total = checksum(epoch(0))
-    warm_up_seconds = time.perf_counter() - started
-    paces, memory = [], []
-    for number in range(1, epochs + 1):
-        paces.append(vars(time_epoch(epoch(number), data.count)))
-        memory.append({"now_mib": memory_mib("VmRSS"), "peak_mib": memory_mib("VmHWM")})
-    return {
-        "lane": lane,
-        "workers": workers,
-        "images": images,
-        "checksum": total,
-        "warm_up_seconds": warm_up_seconds,
-        "epochs": paces,
-        "memory": memory,
-    }
+def serve(
+    lane: str, data: TrainingData, workers: int, batches: int, requests: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield what a first epoch read, then how an epoch went for each request.
 
-
-def run_part(lane: str, data: TrainingData, workers: int, batches: int) -> dict[str, Any]:
-    """Read the first batches of an epoch alone; what warms up is a part of them."""
+    Args:
+        lane: One of ``LANES``.
+        data: What to read.
+        workers: Threads or processes.
+        batches: To read of each epoch; 0 reads all.
+        requests: One for each timed epoch; what they say does not matter.
+    """
     epoch = LANES[lane](data, workers)
     # All that our reader holds is there when the first batch is, and stays as much.
-    count = batches * BATCH + SETTINGS.shuffle_rows
-    pace = time_epoch(islice(epoch(1), batches), count)
-    return {"lane": lane, "workers": workers, "epochs": [vars(pace)]}
+    count = batches * BATCH + SETTINGS.shuffle_rows if batches else data.count
+    images, total = checksum(islice(epoch(0), batches or None))
+    yield {"images": images, "checksum": total}
+    for number, _ in enumerate(requests, 1):
+        pace = time_epoch(islice(epoch(number), batches or None), count)
+        yield {**vars(pace), "now_mib": memory_mib("VmRSS"), "peak_mib": memory_mib("VmHWM")}
 
 
 def main() -> None:
@@ -217,18 +211,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--workers", type=int, default=SETTINGS.decode_threads)
     parser.add_argument("--cores", type=int, default=0, help="of this machine's; 0 takes all")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=0, help="of one epoch alone; 0 takes all")
+    parser.add_argument("--batches", type=int, default=0, help="of each epoch; 0 takes all")
     given = parser.parse_args()
     if given.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     keep_freed_memory()
     data = TrainingData(given.folder, given.count)
-    if given.batches:
-        run = run_part(given.lane, data, given.workers, given.batches)
-    else:
-        run = run_lane(given.lane, data, given.workers, given.epochs)
-    print(json.dumps(run))
+    for answer in serve(given.lane, data, given.workers, given.batches, sys.stdin):
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

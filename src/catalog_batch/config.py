@@ -318,8 +318,9 @@ class TrainSettings(_Section):
     makes of the pictures. With ``freeze = "backbone"`` and without unfreezing, augmentation and
     mixing they are computed once a run; 0 computes them each epoch."""
 
-    shuffle_rows: int = Field(default=1024, ge=1)
-    """Rows held in memory to be drawn from at random, on top of the shuffled row groups."""
+    shuffle_rows: int = Field(default=256, ge=1)
+    """Rows held in memory to be drawn from at random, on top of the shuffled row groups: a dozen of
+    those of ``training_set.row_group_kib``, more make the pictures leave the processor's cache."""
 
     stall_seconds: float = Field(default=300, gt=0)
     """Longest wait for a batch before the run fails with an error instead of hanging."""
