@@ -16,7 +16,7 @@ CREATE TABLE class_metrics (
   f1_low DOUBLE COMMENT 'Lower bound',
   f1_high DOUBLE COMMENT 'Upper bound',
   threshold DOUBLE COMMENT 'Least confidence to accept it, above 1 for never; null when none was fitted',
-  accepted BIGINT COMMENT 'Images predicted as this category that the threshold accepts',
+  accepted BIGINT COMMENT 'Products predicted as this category that the threshold accepts',
   accepted_precision DOUBLE COMMENT 'Share of the accepted that are right, null when none is accepted',
   run_id STRING NOT NULL COMMENT 'The run that trained the model'
 ) USING DELTA

@@ -3,7 +3,7 @@ CREATE TABLE threshold_curve (
   model_version INT NOT NULL COMMENT 'Version within the name',
   split STRING NOT NULL COMMENT 'validation or test',
   threshold DOUBLE NOT NULL COMMENT 'A least confidence, the same for all classes',
-  coverage DOUBLE NOT NULL COMMENT 'Share of the images that it accepts',
+  coverage DOUBLE NOT NULL COMMENT 'Share of the products that it accepts',
   precision DOUBLE NOT NULL COMMENT 'Share of the accepted that are right',
   run_id STRING NOT NULL COMMENT 'The run that trained the model'
 ) USING DELTA

@@ -15,12 +15,16 @@ def predictions_of(
     logits: Sequence[Sequence[float]],
     paths: Sequence[str] = PATHS,
     split: str = "validation",
+    products: Sequence[str] | None = None,
 ) -> Predictions:
+    """Make rows of images, each of a product of its own unless ``products`` says of which."""
+    image_ids = [f"{index:06d}" for index in range(len(labels))]
     return Predictions(
         split=split,
         category_ids=tuple(f"c{index}" for index in range(len(paths))),
         category_paths=tuple(paths),
-        image_ids=np.array([f"{index:06d}" for index in range(len(labels))], dtype=np.str_),
+        image_ids=np.array(image_ids, dtype=np.str_),
+        product_ids=np.array(image_ids if products is None else products, dtype=np.str_),
         labels=np.array(labels, dtype=np.int64),
         logits=np.array(logits, dtype=np.float32).reshape(len(labels), len(paths)),
     )

@@ -7,6 +7,7 @@ from tests.evaluate.samples import predicted_as, predictions_of, simulated
 
 from catalog_batch.evaluate.calibration import (
     best_confidences,
+    by_product,
     calibration_error,
     confidences,
     cross_entropy,
@@ -82,3 +83,28 @@ def test_the_bins_give_the_error_that_torchmetrics_gives(scale: float) -> None:
     assert sum(found.rows for found in bins) == 1000
     error = sum(found.rows * abs(found.accuracy - found.mean_confidence) for found in bins) / 1000
     assert error == pytest.approx(calibration_error(predictions), abs=1e-5)
+
+
+def test_a_product_has_the_mean_of_the_confidences_of_its_images() -> None:
+    images = predictions_of(
+        [0, 1, 0],
+        np.log([[0.5, 0.3, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.9, 0.05, 0.04, 0.01]]).tolist(),
+        products=["b", "a", "b"],
+    )
+    combined = by_product(images, 1.0)
+    assert combined.image_ids.tolist() == combined.product_ids.tolist() == ["a", "b"]
+    assert combined.labels.tolist() == [1, 0]
+    expected = [[0.1, 0.7, 0.1, 0.1], [0.7, 0.175, 0.07, 0.055]]
+    np.testing.assert_allclose(confidences(combined.logits), expected, rtol=1e-5)
+
+
+def test_confidences_are_combined_with_the_temperature() -> None:
+    images = predictions_of([0, 0], [[4.0, 0, 0, 0], [0, 2.0, 0, 0]], products=["a", "a"])
+    combined = by_product(images, 2.0)
+    means = confidences(images.logits, 2.0).mean(axis=0)
+    np.testing.assert_allclose(confidences(combined.logits)[0], means, rtol=1e-5)
+
+
+def test_a_confidence_of_nothing_stays_finite() -> None:
+    combined = by_product(predictions_of([0], [[200.0, 0, 0, 0]]), 1.0)
+    assert confidences(combined.logits)[0].tolist() == pytest.approx([1, 0, 0, 0])

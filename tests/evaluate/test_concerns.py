@@ -49,7 +49,7 @@ def test_a_course_without_validation_rows_is_said() -> None:
 
 def test_few_rows_and_confidences_that_are_off_are_said() -> None:
     test = replace(simulated(60, scale=4.0), split="test")
-    judgement = judge({"test": test}, Decider(1.0, {}, "too few rows"), seed=1, resamples=50)
+    judgement = judge({"test": test}, Decider(1.0, {}, reason="too few rows"), seed=1, resamples=50)
     few, off, fitted = figure_concerns(judgement, judgement.evaluations["test"])
     assert few.text.startswith("60 rows are few")
     assert "Confidences are off by" in off.text

@@ -13,6 +13,7 @@ def assert_same(one: Predictions, other: Predictions) -> None:
     assert (one.split, one.category_ids) == (other.split, other.category_ids)
     assert one.category_paths == other.category_paths
     assert one.image_ids.tolist() == other.image_ids.tolist()
+    assert one.product_ids.tolist() == other.product_ids.tolist()
     for name in ("labels", "logits"):
         left, right = getattr(one, name), getattr(other, name)
         assert left.dtype == right.dtype
@@ -36,6 +37,14 @@ def test_a_file_that_was_cut_off_or_is_missing_is_refused_by_name(tmp_path: Path
             load_predictions(damaged)
 
 
+def test_in_a_file_of_an_earlier_release_each_image_is_a_product(tmp_path: Path) -> None:
+    whole = simulated(6)
+    whole.save(tmp_path / "p.npz")
+    with np.load(tmp_path / "p.npz") as stored:
+        np.savez(tmp_path / "p.npz", **{k: v for k, v in stored.items() if k != "product_ids"})
+    assert load_predictions(tmp_path / "p.npz").product_ids.tolist() == whole.image_ids.tolist()
+
+
 def test_a_file_with_a_pickle_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", split=np.array({"a": 1}, dtype=object))
     with pytest.raises(BadInputError, match="allow_pickle=False"):
@@ -46,8 +55,8 @@ def test_shares_of_ranks_are_merged_in_the_order_of_image_ids() -> None:
     whole = simulated(9)
 
     def share(rows: slice) -> Predictions:
-        parts = {name: getattr(whole, name)[rows] for name in ("image_ids", "labels", "logits")}
-        return replace(whole, **parts)
+        names = ("image_ids", "product_ids", "labels", "logits")
+        return replace(whole, **{name: getattr(whole, name)[rows] for name in names})
 
     assert_same(merged([share(slice(1, None, 2)), share(slice(0, None, 2))]), whole)
     assert_same(merged([share(slice(0, 0)), whole]), whole)
@@ -70,7 +79,7 @@ def test_shares_of_different_splits_are_refused() -> None:
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
     whole = simulated(4)
-    with pytest.raises(BadInputError, match=r"shapes .*\(3,\).* Give \[N\], \[N\] and \[N, C\]"):
+    with pytest.raises(BadInputError, match=r"shapes .*\(3,\).* Give \[N\], .* \[N, C\]"):
         replace(whole, labels=whole.labels[:3])
     with pytest.raises(BadInputError, match="int64 and float32"):
         replace(whole, logits=whole.logits.astype(np.float64))

@@ -164,4 +164,4 @@ def test_what_could_not_be_fitted_is_said() -> None:
     decider = fit_decider(simulated(20), 0.95)
     assert (decider.temperature, decider.thresholds) == (1.0, {})
     assert "20 validation rows are fewer than 50" in decider.reason
-    assert "no thresholds: 20 validation rows are too few" in decider.reason
+    assert "no thresholds: 20 validation products are too few" in decider.reason

@@ -57,6 +57,7 @@ def test_the_leading_rank_gets_all_rows_after_the_barrier_and_leaves_no_share(
             whole.category_ids,
             whole.category_paths,
             whole.image_ids[start::2],
+            whole.product_ids[start::2],
             whole.labels[start::2],
             whole.logits[start::2],
         )

@@ -21,11 +21,13 @@ LABELS = np.array([0, 1, 2, 1])
 
 def answers(split: str, labels: np.ndarray = LABELS) -> Predictions:
     """Answer each row with its class of ``LABELS``, however it is labelled."""
+    image_ids = np.array([f"{split}-{row}" for row in range(len(labels))])
     return Predictions(
         split=split,
         category_ids=CLASSES,
         category_paths=CLASSES,
-        image_ids=np.array([f"{split}-{row}" for row in range(len(labels))]),
+        image_ids=image_ids,
+        product_ids=image_ids,
         labels=labels,
         logits=3 * np.eye(len(CLASSES), dtype=np.float32)[LABELS],
     )

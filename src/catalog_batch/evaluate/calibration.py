@@ -4,7 +4,7 @@ Guo et al., On Calibration of Modern Neural Networks, 2017: https://arxiv.org/ab
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ MIN_ROWS = 50
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are tried."""
 
+_TINY = np.finfo(np.float32).tiny
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
@@ -59,6 +60,31 @@ def best_confidences(predictions: Predictions, temperature: float = 1.0) -> Floa
     """Return float32 [N], the confidence in each row's predicted class."""
     best: Floats = confidences(predictions.logits, temperature).max(axis=1, initial=0)
     return best
+
+
+def by_product(predictions: Predictions, temperature: float) -> Predictions:
+    """Combine the images of each product as scoring does: by the mean of their confidences.
+
+    Args:
+        predictions: Of images.
+        temperature: That their confidences are computed with.
+
+    Returns:
+        A row a product, in the order of their ids, whose softmax at temperature 1 is the mean.
+    """
+    products, first, place, images = np.unique(
+        predictions.product_ids, return_index=True, return_inverse=True, return_counts=True
+    )
+    means = np.zeros((len(products), len(predictions.category_ids)), np.float64)
+    np.add.at(means, place, confidences(predictions.logits, temperature))
+    means /= images[:, None]
+    return replace(
+        predictions,
+        image_ids=products,
+        product_ids=products,
+        labels=predictions.labels[first],
+        logits=np.log(np.maximum(means, _TINY)).astype(np.float32),
+    )
 
 
 def cross_entropy(logits: Floats, labels: Labels, temperature: float = 1.0) -> float:

@@ -166,7 +166,7 @@ def coverage_figure(
     """
     with _style():
         figure = Figure((4.6, 4.1), layout="constrained")
-        axes = figure.add_subplot(xlabel="Coverage: share of rows accepted")
+        axes = figure.add_subplot(xlabel="Coverage: share of products accepted")
         axes.set_ylabel("Precision: share of those that is right")
         points = evaluation.curve
         axes.plot(

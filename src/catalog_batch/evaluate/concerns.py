@@ -140,8 +140,16 @@ def acceptance_concerns(
     elif accepted.right / accepted.accepted < target_precision:
         yield Concern(
             f"Accepted predictions are right in {accepted.right / accepted.accepted:.1%} of the "
-            f"{evaluation.split} rows, below the target of {target_precision:.1%}"
+            f"{evaluation.split} products, below the target of {target_precision:.1%}"
             f"{_beyond_chance(accepted, target_precision)}.",
+            "acceptance",
+        )
+    given = judgement.backed_off[evaluation.split]
+    if given.accepted and given.right / given.accepted < target_precision:
+        yield Concern(
+            f"Categories above the class are right for {given.right / given.accepted:.1%} of the "
+            f"{given.accepted:,} {evaluation.split} products that get one, below the target of "
+            f"{target_precision:.1%}{_beyond_chance(given, target_precision)}.",
             "acceptance",
         )
     never = [

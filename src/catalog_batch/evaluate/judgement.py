@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from catalog_batch.evaluate.calibration import fit_temperature
+from catalog_batch.evaluate.back_off import decide, fit_node_thresholds
+from catalog_batch.evaluate.calibration import by_product, fit_temperature
 from catalog_batch.evaluate.metrics import SplitEvaluation, evaluate_split
 from catalog_batch.evaluate.predictions import Predictions
 from catalog_batch.evaluate.thresholds import (
@@ -22,6 +23,9 @@ class Decider:
     thresholds: dict[str, float]
     """Least confidence by category id; of all classes, or of none."""
 
+    node_thresholds: dict[str, float] = field(default_factory=dict)
+    """Least sum of confidences by an inner node's category id; of all of them, or of none."""
+
     reason: str = field(default="", compare=False)
     """What was not fitted and why, for people; empty when both were."""
 
@@ -35,7 +39,10 @@ class Judgement:
     """By split."""
 
     acceptance: dict[str, ThresholdCheck]
-    """By split: what the thresholds let through; empty without thresholds."""
+    """By split: what the thresholds let through of its products; empty without thresholds."""
+
+    backed_off: dict[str, Acceptance]
+    """By split: of the products that no class was given for, those that a node above it was."""
 
     def metrics(self) -> dict[str, float]:
         """Return the figures by split and name: ``test_accuracy``, ``validation_macro_f1``, ..."""
@@ -45,20 +52,39 @@ class Judgement:
             if evaluation.rows
             for name, value in {
                 **{name: figure.value for name, figure in evaluation.figures.items()},
-                **accepted_figures(self.acceptance[split].overall if self.acceptance else None),
+                **self.decision_figures(split),
                 "rows": float(evaluation.rows),
             }.items()
         }
 
+    def decision_figures(self, split: str) -> dict[str, float]:
+        """Return shares of products and how many are right, as far as they are defined.
+
+        ``accepted_share``, ``accepted_precision``; ``backed_off_share``, of all products,
+        ``backed_off_precision``: whether the true category is the given one or below it.
+        """
+        if split not in self.acceptance:
+            return {}
+        accepted, given = self.acceptance[split].overall, self.backed_off[split]
+        figures = {
+            "accepted_share": accepted.coverage,
+            "accepted_precision": accepted.precision,
+            "backed_off_share": given.accepted / accepted.predicted if accepted.predicted else None,
+            "backed_off_precision": given.precision,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
+
 
 def fit_decider(validation: Predictions, target_precision: float) -> Decider:
-    """Fit the temperature, and with it the thresholds, on the validation rows."""
+    """Fit the temperature on the validation images, and the thresholds on their products."""
     calibration = fit_temperature(validation)
-    thresholds = fit_thresholds(validation, target_precision, calibration.temperature)
+    products = by_product(validation, calibration.temperature)
+    thresholds = fit_thresholds(products, target_precision)
+    nodes = fit_node_thresholds(products, thresholds, target_precision)
     problems = [f"temperature stays 1: {calibration.reason}"] if calibration.reason else []
     if not thresholds:
-        problems.append(f"no thresholds: {validation.rows} validation rows are too few")
-    return Decider(calibration.temperature, thresholds, "; ".join(problems))
+        problems.append(f"no thresholds: {products.rows} validation products are too few")
+    return Decider(calibration.temperature, thresholds, nodes, "; ".join(problems))
 
 
 def judge(
@@ -72,26 +98,20 @@ def judge(
         seed: Of the bootstrap.
         resamples: For each interval.
     """
+    products = {
+        split: by_product(found, decider.temperature)
+        for split, found in predictions.items()
+        if decider.thresholds
+    }
     return Judgement(
         decider,
         {
             split: evaluate_split(found, decider.temperature, seed, resamples)
             for split, found in predictions.items()
         },
+        {split: check_thresholds(found, decider.thresholds) for split, found in products.items()},
         {
-            split: check_thresholds(found, decider.thresholds, decider.temperature)
-            for split, found in predictions.items()
-            if decider.thresholds
+            split: decide(found, decider.thresholds, decider.node_thresholds).backed_off
+            for split, found in products.items()
         },
     )
-
-
-def accepted_figures(acceptance: Acceptance | None) -> dict[str, float]:
-    """Return ``accepted_share`` and ``accepted_precision``, as far as they are defined."""
-    if acceptance is None:
-        return {}
-    figures = {
-        "accepted_share": acceptance.coverage,
-        "accepted_precision": acceptance.precision,
-    }
-    return {name: value for name, value in figures.items() if value is not None}

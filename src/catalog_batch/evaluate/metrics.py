@@ -86,7 +86,7 @@ class SplitEvaluation:
     """Cells that are not zero."""
 
     curve: tuple[CurvePoint, ...]
-    """From the most confident row on to all rows."""
+    """Of products, from the most confident one on to all."""
 
     bins: tuple[CalibrationBin, ...]
     """Reliability with the temperature."""
@@ -141,7 +141,7 @@ def evaluate_split(
         },
         classes=_class_figures(predictions, intervals),
         confusion=confusion_cells(predictions),
-        curve=coverage_curve(predictions, temperature),
+        curve=coverage_curve(calibration.by_product(predictions, temperature)),
         bins=calibration.reliability(predictions, temperature),
         uncalibrated_bins=calibration.reliability(predictions),
     )

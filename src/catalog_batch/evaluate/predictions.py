@@ -1,7 +1,7 @@
 """What a model said of a split's rows: all that its figures are computed from."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,9 @@ class Predictions:
     image_ids: npt.NDArray[np.str_]
     """[N]."""
 
+    product_ids: npt.NDArray[np.str_]
+    """[N], the product that each image shows; rows of one product have one label."""
+
     labels: Labels
     """[N], true classes by index."""
 
@@ -48,12 +51,14 @@ class Predictions:
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit together, and logits that are not finite."""
         rows, classes = len(self.image_ids), len(self.category_ids)
-        shapes = (self.image_ids.shape, self.labels.shape, self.logits.shape)
-        if shapes != ((rows,), (rows,), (rows, classes)) or classes != len(self.category_paths):
+        arrays = (self.image_ids, self.product_ids, self.labels, self.logits)
+        shapes = tuple(array.shape for array in arrays)
+        wanted = ((rows,), (rows,), (rows,), (rows, classes))
+        if shapes != wanted or classes != len(self.category_paths):
             raise BadInputError(
-                f"Predictions of split {self.split!r} do not fit together: image ids, labels and "
-                f"logits have shapes {shapes}, with {classes} category ids and "
-                f"{len(self.category_paths)} paths. Give [N], [N] and [N, C]."
+                f"Predictions of split {self.split!r} do not fit together: image ids, product ids, "
+                f"labels and logits have shapes {shapes}, with {classes} category ids and "
+                f"{len(self.category_paths)} paths. Give [N], [N], [N] and [N, C]."
             )
         kinds = (self.labels.dtype, self.logits.dtype)
         if kinds != (np.dtype(np.int64), np.dtype(np.float32)):
@@ -120,6 +125,7 @@ class Predictions:
                 category_ids=np.array(self.category_ids, dtype=np.str_),
                 category_paths=np.array(self.category_paths, dtype=np.str_),
                 image_ids=self.image_ids,
+                product_ids=self.product_ids,
                 labels=self.labels,
                 logits=self.logits,
             )
@@ -139,6 +145,7 @@ def load_predictions(path: Path) -> Predictions:
                 category_ids=tuple(stored["category_ids"].tolist()),
                 category_paths=tuple(stored["category_paths"].tolist()),
                 image_ids=stored["image_ids"],
+                product_ids=stored[_product_ids_of(stored)],
                 labels=stored["labels"],
                 logits=stored["logits"],
             )
@@ -147,6 +154,11 @@ def load_predictions(path: Path) -> Predictions:
             f"{str(path)!r} holds no predictions ({type(error).__name__}: {error}). Give the run "
             "folder of a finished training run of this release, or train again."
         ) from error
+
+
+def _product_ids_of(stored: Mapping[str, object]) -> str:
+    # Files of earlier releases do not tell: there each image is a product of its own.
+    return "product_ids" if "product_ids" in stored else "image_ids"
 
 
 def merged(shares: Sequence[Predictions]) -> Predictions:
@@ -165,6 +177,7 @@ def merged(shares: Sequence[Predictions]) -> Predictions:
     return replace(
         first,
         image_ids=image_ids[order],
+        product_ids=np.concatenate([share.product_ids for share in shares])[order],
         labels=np.concatenate([share.labels for share in shares])[order],
         logits=np.concatenate([share.logits for share in shares])[order],
     )

@@ -200,6 +200,7 @@ def _content(inputs: ReportInputs) -> dict[str, Any]:
     return {
         **content,
         "accepted": check.overall if check else None,
+        "backed_off": inputs.judgement.backed_off.get(evaluation.split),
         "accepted_by_class": check.by_class if check else {},
         "levels": [name for name in evaluation.figures if name.startswith("accuracy_level_")],
         "confusion": _confusion_chart(predictions),
@@ -307,7 +308,7 @@ def _coverage_chart(inputs: ReportInputs, evaluation: SplitEvaluation) -> Markup
     alt = "Precision against coverage."
     if chosen:
         alt += (
-            f" The thresholds chosen accept {percent(chosen.coverage)} of the rows, "
+            f" The thresholds chosen accept {percent(chosen.coverage)} of the products, "
             f"{percent(chosen.precision)} of them rightly."
         )
     figure = charts.coverage_figure(evaluation, chosen, inputs.target_precision)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from catalog_batch.evaluate.calibration import CalibrationBin
-from catalog_batch.evaluate.judgement import Judgement, accepted_figures
+from catalog_batch.evaluate.judgement import Judgement
 from catalog_batch.evaluate.metrics import ClassFigures, Figure, SplitEvaluation
 from catalog_batch.evaluate.thresholds import Acceptance
 
@@ -65,8 +65,7 @@ def _metric_rows(evaluation: SplitEvaluation, judgement: Judgement) -> Iterator[
     for name, figure in evaluation.figures.items():
         yield _of(evaluation, name=name, value=figure.value, **_bounds(figure))
     yield _of(evaluation, name="rows", value=float(evaluation.rows), **_bounds(None))
-    check = judgement.acceptance.get(evaluation.split)
-    for name, value in accepted_figures(check.overall if check else None).items():
+    for name, value in judgement.decision_figures(evaluation.split).items():
         yield _of(evaluation, name=name, value=value, **_bounds(None))
 
 

@@ -89,7 +89,7 @@ def fit_thresholds(
     shares = best_confidences(validation, temperature)
     pooled = lowest_showing(shares, validation.correct, target_precision)
     return {
-        category: _class_threshold(
+        category: threshold_of(
             shares[validation.predicted == index],
             validation.correct[validation.predicted == index],
             pooled,
@@ -166,9 +166,17 @@ def check_thresholds(
     )
 
 
-def _class_threshold(
+def threshold_of(
     shares: Floats, correct: Flags, pooled: float | None, target_precision: float
 ) -> float:
+    """Find the threshold of one class among the rows predicted as it: see ``fit_thresholds``.
+
+    Args:
+        shares: [N], confidences.
+        correct: [N], whether each row is right.
+        pooled: The threshold that all rows show, if any.
+        target_precision: As there.
+    """
     own = lowest_showing(shares, correct, target_precision)
     if own is not None:
         return own

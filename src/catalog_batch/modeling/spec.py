@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.preprocessing import Preprocessing
 
-FORMAT_VERSION = 2
-_ADDED_IN_2 = {"head": "linear", "temperature": 1.0}
-"""What bundles of format version 1 do not say, and what holds for them."""
+FORMAT_VERSION = 3
+_ADDED: dict[int, dict[str, Any]] = {
+    2: {"head": "linear", "temperature": 1.0},
+    3: {"node_thresholds": {}},
+}
+"""By format version: what bundles of earlier ones do not say, and what holds for them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class BundleSpec:
     temperature: float = 1.0
     """Confidences are the softmax of the logits divided by this: above 1 they are less sure."""
 
+    node_thresholds: dict[str, float] = field(default_factory=dict)
+    """Least sum of the confidences of the classes below an inner node of the taxonomy to give that
+    node, by its category id; may be empty."""
+
     def __post_init__(self) -> None:
         """Refuse classes that cannot name the outputs, and figures that JSON cannot hold."""
         ids = [label.category_id for label in self.classes]
@@ -57,9 +64,9 @@ class BundleSpec:
             raise BadInputError(f"Classes {ids} are none or repeat. Give each output its own id.")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise BadInputError(f"Temperature {self.temperature} is not a number above 0.")
-        figures = {**self.metrics, **self.thresholds}
-        if not all(math.isfinite(value) for value in figures.values()):
-            raise BadInputError(f"Figures {figures} are not all finite. Leave those out.")
+        for figures in (self.metrics, self.thresholds, self.node_thresholds):
+            if not all(math.isfinite(value) for value in figures.values()):
+                raise BadInputError(f"Figures {figures} are not all finite. Leave those out.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``model.json``."""
@@ -74,12 +81,12 @@ class BundleSpec:
             KeyError, TypeError, ValueError: When it is something else.
         """
         version = data["format_version"]
-        if version not in (1, FORMAT_VERSION):
+        if version not in range(1, FORMAT_VERSION + 1):
             raise ValueError(
                 f"format_version is {version!r}, this release reads 1 to {FORMAT_VERSION}"
             )
-        if version == 1:
-            data = {**_ADDED_IN_2, **data}
+        for later in range(version + 1, FORMAT_VERSION + 1):
+            data = {**_ADDED[later], **data}
         known = {"format_version", *cls.__dataclass_fields__}
         if set(data) != known:
             raise ValueError(f"the keys {sorted(set(data) ^ known)} are missing or unknown")
@@ -94,14 +101,17 @@ class BundleSpec:
             training_table=_typed(data, "training_table", str),
             training_table_version=_typed(data, "training_table_version", int),
             git_commit=_typed(data, "git_commit", str),
-            metrics={name: float(value) for name, value in _typed(data, "metrics", dict).items()},
-            thresholds={
-                name: float(value) for name, value in _typed(data, "thresholds", dict).items()
-            },
+            metrics=_figures(data, "metrics"),
+            thresholds=_figures(data, "thresholds"),
             created_at=_typed(data, "created_at", str),
             head=_typed(data, "head", str),
             temperature=_typed(data, "temperature", float),
+            node_thresholds=_figures(data, "node_thresholds"),
         )
+
+
+def _figures(data: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {key: float(value) for key, value in _typed(data, name, dict).items()}
 
 
 def _typed(data: Any, name: str, kind: type[Any]) -> Any:

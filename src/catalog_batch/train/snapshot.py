@@ -97,6 +97,21 @@ class Snapshot:
                 counts[index % shards, labels[category]] += rows
         return counts
 
+    def product_ids(self, split: str) -> dict[str, str]:
+        """Return the product of each image of a split: it is there under one product alone.
+
+        Raises:
+            TrainingDataError: When a file was removed or damaged since.
+        """
+        found: dict[str, str] = {}
+        for path in self.splits[split].paths:
+            _footer(path)
+            file: Any = pq.ParquetFile(path)
+            rows = file.read(columns=["image_id", "product_id"])
+            ids = (rows[name].to_pylist() for name in ("image_id", "product_id"))
+            found.update(zip(*ids, strict=True))
+        return found
+
     def require_shards(self, world_size: int) -> None:
         """Check that every rank gets training rows.
 

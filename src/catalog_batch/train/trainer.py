@@ -352,6 +352,7 @@ def _bundled(
             created_at=created_at,
             head=settings.head,
             temperature=decider.temperature,
+            node_thresholds=decider.node_thresholds,
         )
         network = build_network(
             settings.architecture,
@@ -383,7 +384,7 @@ def _decider(bundle: Path, validation: Predictions, target_precision: float) -> 
     """Take the temperature and thresholds of a bundle that is there already, or fit them."""
     if bundle.exists():
         spec = check_bundle(bundle)
-        return Decider(spec.temperature, spec.thresholds)
+        return Decider(spec.temperature, spec.thresholds, spec.node_thresholds)
     decider = fit_decider(validation, target_precision)
     if decider.reason:
         logger.warning("%s", decider.reason)

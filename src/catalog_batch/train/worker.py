@@ -354,11 +354,13 @@ class _Run:
             self.rank.device,
             len(snapshot.classes),
         )
+        products = snapshot.product_ids(split)
         share = Predictions(
             split=split,
             category_ids=tuple(category for category, _ in snapshot.classes),
             category_paths=tuple(path for _, path in snapshot.classes),
             image_ids=np.array(image_ids, dtype=np.str_),
+            product_ids=np.array([products[image_id] for image_id in image_ids], dtype=np.str_),
             labels=labels,
             logits=logits,
         )
