@@ -1,6 +1,13 @@
 """Category paths become a tree."""
 
-from catalog_batch.taxonomy import Category, ancestors, build_tree, category_id, normalise_path
+from catalog_batch.taxonomy import (
+    Category,
+    ancestors,
+    build_tree,
+    category_id,
+    inner_nodes,
+    normalise_path,
+)
 
 
 def test_a_path_is_trimmed_and_loses_empty_parts() -> None:
@@ -40,3 +47,9 @@ def test_a_tree_holds_each_named_and_implied_category_once_in_order() -> None:
 def test_the_same_name_under_two_parents_is_two_categories() -> None:
     nodes = [node for node in build_tree(["Boys/Shoes", "Girls/Shoes"]) if node.name == "Shoes"]
     assert len({node.category_id for node in nodes}) == 2
+
+
+def test_inner_nodes_hold_the_places_of_the_paths_below_them_and_of_their_own() -> None:
+    paths = ["Fruit/Apple/Fuji", "Fruit", "Milk", "Fruit/Apple/Gala", "Fruit/Pear"]
+    assert inner_nodes(paths) == {"Fruit": [0, 1, 3, 4], "Fruit/Apple": [0, 3]}
+    assert inner_nodes(["Milk", "Bread"]) == {}

@@ -4,6 +4,8 @@ CREATE TABLE image_predictions (
   model_version INT NOT NULL COMMENT 'Registered model version',
   top_k ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> NOT NULL COMMENT 'Most likely categories, best first; empty when the image could not be scored',
   margin FLOAT COMMENT 'Confidence of the first category minus that of the second',
+  nodes ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> COMMENT 'Categories above classes, with the sum of the confidences of all classes below, where it is 0.01 or more; null before such sums were kept',
+  energy FLOAT COMMENT 'How unlike the training images it is: higher is less alike',
   failure STRING COMMENT 'Why the image could not be scored, else null',
   scored_at TIMESTAMP NOT NULL COMMENT 'When it was scored (UTC)',
   run_id STRING NOT NULL COMMENT 'The run that scored it'

@@ -379,6 +379,9 @@ class ScoreSettings(_Section):
     """Least confidence to accept a category for which the model has no threshold of its own; below
     it the category is withheld: the decision is ``abstained``."""
 
+    min_margin: float = Field(default=0.0, ge=0, le=1)
+    """Least lead of a category's confidence over the next one's to accept it."""
+
 
 class MaintenanceSettings(_Section):
     """Compaction and clean-up of the tables."""

@@ -1,7 +1,7 @@
 """Categories as a tree, made from paths such as ``Fruit/Apple/Granny-Smith``."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SEPARATOR = "/"
@@ -33,6 +33,21 @@ def ancestors(path: str) -> list[str]:
     """Return the path's own prefixes, department first, the path itself last."""
     parts = path.split(SEPARATOR)
     return [SEPARATOR.join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def inner_nodes(paths: Sequence[str]) -> dict[str, list[int]]:
+    """Return the nodes above any of the paths, and the places of the paths at or below each.
+
+    Args:
+        paths: Normalised; one may lie above another.
+    """
+    above = sorted({prefix for path in paths for prefix in ancestors(path)[:-1]})
+    places: dict[str, list[int]] = {node: [] for node in above}
+    for place, path in enumerate(paths):
+        for node in ancestors(path):
+            if node in places:
+                places[node].append(place)
+    return places
 
 
 def build_tree(paths: Iterable[str]) -> list[Category]:

@@ -74,7 +74,7 @@ def test_the_reliability_diagram_has_the_bins_and_their_rows() -> None:
 def test_the_coverage_curve_shows_the_chosen_point_and_the_target() -> None:
     figure = coverage_figure(evaluation(), Acceptance(400, 200, 190), 0.9)
     assert labels(figure) == [
-        ("Coverage: share of rows accepted", "Precision: share of those that is right")
+        ("Coverage: share of products accepted", "Precision: share of those that is right")
     ]
     drawn = lines(figure)
     assert drawn["thresholds chosen"] == ([0.5], [0.95])

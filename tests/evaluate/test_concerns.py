@@ -75,7 +75,9 @@ def test_thresholds_that_miss_their_target_say_whether_that_may_be_chance() -> N
     )
     evaluation = judgement.evaluations["test"]
     (close,) = acceptance_concerns(judgement, evaluation, 0.91)
-    assert "90.0% of the test rows, below the target of 91.0%, which may be chance" in close.text
+    assert (
+        "90.0% of the test products, below the target of 91.0%, which may be chance" in close.text
+    )
     (far,) = acceptance_concerns(judgement, evaluation, 0.99)
     assert far.text.endswith("99.0% by more than chance.")
     assert list(acceptance_concerns(judgement, evaluation, 0.85)) == []

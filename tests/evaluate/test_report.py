@@ -174,7 +174,7 @@ def test_the_headline_figures_are_those_of_the_judgement(inputs: ReportInputs, p
     ):
         assert f"{title} {percent(evaluation.figures[name].value)}" in text
     accepted = inputs.judgement.acceptance["test"].overall
-    assert f"Accepted share {percent(accepted.coverage)} {accepted.accepted} rows" in text
+    assert f"Accepted share {percent(accepted.coverage)} {accepted.accepted} products" in text
     assert f"Precision of accepted {percent(accepted.precision)} target 90.0%" in text
 
 

@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 
 from catalog_batch.errors import BadInputError
+from catalog_batch.evaluate.calibration import energies
 from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel
 from catalog_batch.modeling.networks import build_network
-from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
+from catalog_batch.modeling.predictor import LEAST_SUM, Failure, Prediction, Predictor
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.taxonomy import category_id
 
 torch.set_num_threads(1)
 
@@ -111,7 +113,7 @@ def test_the_margin_looks_at_the_second_class_even_when_one_is_kept() -> None:
 
 def test_a_single_class_has_its_confidence_as_margin() -> None:
     prediction = the_prediction(Predictor(bundle_of(1)).predict([picture(1)])[0])
-    assert prediction == Prediction(top_k=(("c0", 1.0),), margin=1.0)
+    assert (prediction.top_k, prediction.margin) == ((("c0", 1.0),), 1.0)
 
 
 def test_equal_confidences_come_in_class_order() -> None:
@@ -132,3 +134,31 @@ def test_no_pictures_and_only_bad_pictures_give_no_predictions() -> None:
 def test_a_batch_size_below_one_is_refused() -> None:
     with pytest.raises(BadInputError, match="batch_size 0"):
         Predictor(bundle_of(2), batch_size=0)
+
+
+def test_a_node_has_the_sum_of_the_classes_below_it_and_small_sums_are_left_out() -> None:
+    bundle = bundle_of(4)
+    paths = ("Fruit/Apple/Fuji", "Fruit/Apple/Gala", "Fruit", "Milk")
+    classes = tuple(ClassLabel(f"c{index}", path) for index, path in enumerate(paths))
+    # Sums of a random network are alike; a low temperature parts them.
+    spec = replace(bundle.spec, classes=classes, temperature=0.01)
+    for seed in range(5):
+        predictor = Predictor(replace(bundle, spec=spec), top_k=4)
+        [result] = map(the_prediction, predictor.predict([picture(seed)]))
+        shares = dict(result.top_k)
+        apple = shares["c0"] + shares["c1"]
+        expected = {"Fruit": apple + shares["c2"], "Fruit/Apple": apple}
+        kept = {category_id(path): total for path, total in expected.items() if total >= LEAST_SUM}
+        assert dict(result.nodes) == pytest.approx(kept, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_energy_is_that_of_the_scaled_logits(temperature: float) -> None:
+    bundle = bundle_of(3)
+    bundle = replace(bundle, spec=replace(bundle.spec, temperature=temperature))
+    steps = bundle.spec.preprocessing
+    pixels = torch.from_numpy(steps.decode(picture(1))[None])
+    with torch.inference_mode():
+        logits = bundle.network(steps.normalise(pixels))
+    [result] = map(the_prediction, Predictor(bundle).predict([picture(1)]))
+    assert result.energy == pytest.approx(float(energies(logits.numpy(), temperature)[0]), rel=1e-4)

@@ -1,7 +1,7 @@
 """A tiny real model over one warehouse; each test looks at what one of the runs left behind."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.runs import Run, Status
 from catalog_batch.score.pipeline import ScoreSummary, score_catalogue
+from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
 
 NOW = datetime(2026, 1, 1)
@@ -60,9 +61,9 @@ class Shop:
     model: ModelVersion
     make_run: Callable[[str], Run]
 
-    def score(self, settings: ScoreSettings = SETTINGS) -> State:
+    def score(self, settings: ScoreSettings = SETTINGS, spec: BundleSpec = SPEC) -> State:
         run = self.make_run("score")
-        summary = score_catalogue(self.warehouse, self.model, SPEC, settings, run)
+        summary = score_catalogue(self.warehouse, self.model, spec, settings, run)
         scored, decided = tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS
         return State(
             run,
@@ -155,7 +156,15 @@ def stricter(shop: Shop, grown: State) -> State:
 
 
 @pytest.fixture(scope="module")
-def delisted(shop: Shop, stricter: State) -> State:
+def backed_off(shop: Shop, stricter: State) -> State:
+    """Score with a model that is never sure of a class, and always of the department."""
+    never = dict.fromkeys(("c0", "c1", "c2"), 2.0)
+    unsure = replace(SPEC, thresholds=never, node_thresholds={category_id("Shop"): 0.99})
+    return shop.score(spec=unsure)
+
+
+@pytest.fixture(scope="module")
+def delisted(shop: Shop, backed_off: State) -> State:
     """Take a product out of the catalogue, with its image, and score as at first."""
     for table in (tables.PRODUCTS, tables.PRODUCT_IMAGES):
         shop.warehouse.spark.sql(
@@ -176,6 +185,7 @@ def test_every_image_that_a_product_shows_is_scored_once(first: State, photos: l
 def test_an_undecodable_image_gets_a_reason_and_no_category(first: State) -> None:
     row = first.images[sha256(UNDECODABLE).hexdigest()]
     assert (row["top_k"], row["margin"], row["failure"]) == ([], None, "undecodable")
+    assert (row["nodes"], row["energy"]) == ([], None)
 
 
 def test_predictions_are_those_of_the_model_without_spark(
@@ -189,6 +199,10 @@ def test_predictions_are_those_of_the_model_without_spark(
         found = [guess["confidence"] for guess in row["top_k"]]
         assert found == pytest.approx([share for _, share in expected.top_k], abs=1e-4)
         assert row["margin"] == pytest.approx(expected.margin, abs=1e-4)
+        assert row["energy"] == pytest.approx(expected.energy, abs=1e-3)
+        [department] = row["nodes"]
+        assert department["category_id"] == category_id("Shop")
+        assert department["confidence"] == pytest.approx(1.0)
         assert row["failure"] is None
 
 
@@ -269,6 +283,26 @@ def test_another_threshold_changes_decisions_without_calling_the_model(
     assert best == {name: row["best_category_id"] for name, row in grown.products.items()}
 
 
+def test_a_product_gets_the_category_above_when_no_class_is_sure(
+    stricter: State, backed_off: State
+) -> None:
+    assert backed_off.summary.images_scored == 0
+    assert backed_off.summary.decisions == {"abstained": 1, "backed_off": 3}
+    row = backed_off.products["p2"]
+    assert (row["decision"], row["reason"]) == ("backed_off", "low_confidence")
+    assert (row["category_id"], row["category_path"]) == (category_id("Shop"), "Shop")
+    assert row["confidence"] == pytest.approx(1.0)
+    assert row["best_category_id"] == stricter.products["p2"]["best_category_id"]
+
+
+def test_a_decision_carries_the_guesses_it_was_made_of(first: State, photos: list[bytes]) -> None:
+    of_image = first.images[sha256(photos[2]).hexdigest()]
+    of_product = first.products["p2"]
+    assert of_product["top_k"] == of_image["top_k"]
+    assert of_product["margin"] == pytest.approx(of_image["margin"])
+    assert first.products["p4"]["top_k"] == []
+
+
 def test_nothing_is_left_in_staging(shop: Shop, stricter: State) -> None:
     assert list((Path(shop.warehouse.root) / "_staging").iterdir()) == []
 
@@ -281,6 +315,6 @@ def test_before_any_ingest_the_missing_table_is_named(
     assert not warehouse.exists(tables.IMAGE_PREDICTIONS)
 
 
-def test_a_delisted_product_keeps_the_prediction_it_had(stricter: State, delisted: State) -> None:
-    assert delisted.products["p2"] == stricter.products["p2"]
+def test_a_delisted_product_keeps_the_prediction_it_had(backed_off: State, delisted: State) -> None:
+    assert delisted.products["p2"] == backed_off.products["p2"]
     assert delisted.products["p1"]["run_id"] == delisted.run.run_id

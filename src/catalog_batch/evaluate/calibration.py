@@ -21,6 +21,12 @@ BINS = 15
 MIN_ROWS = 50
 """Rows below which a temperature would follow chance more than the model."""
 
+BEYOND_LIMIT = 0.01
+"""Share of validation rows that are taken for unlike the training pictures."""
+
+MIN_ROWS_OF_LIMIT = 200
+"""Rows below which that share is of fewer than two."""
+
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are tried."""
 
@@ -85,6 +91,23 @@ def by_product(predictions: Predictions, temperature: float) -> Predictions:
         labels=predictions.labels[first],
         logits=np.log(np.maximum(means, _TINY)).astype(np.float32),
     )
+
+
+def energies(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Return float32 [N], how unlike each picture is to those of training: higher is less alike.
+
+    Liu et al., Energy-based Out-of-distribution Detection, 2020: https://arxiv.org/abs/2010.03759
+    """
+    scaled = torch.from_numpy(logits).div(temperature)
+    found: Floats = scaled.logsumexp(dim=1).mul(-temperature).numpy()
+    return found
+
+
+def energy_limit(validation: Predictions, temperature: float) -> float | None:
+    """Return the energy that 99 of 100 validation rows do not exceed; None for few rows."""
+    if validation.rows < MIN_ROWS_OF_LIMIT:
+        return None
+    return float(np.quantile(energies(validation.logits, temperature), 1 - BEYOND_LIMIT))
 
 
 def cross_entropy(logits: Floats, labels: Labels, temperature: float = 1.0) -> float:

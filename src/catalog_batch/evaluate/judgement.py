@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from catalog_batch.evaluate.back_off import decide, fit_node_thresholds
-from catalog_batch.evaluate.calibration import by_product, fit_temperature
+from catalog_batch.evaluate.calibration import by_product, energy_limit, fit_temperature
 from catalog_batch.evaluate.metrics import SplitEvaluation, evaluate_split
 from catalog_batch.evaluate.predictions import Predictions
 from catalog_batch.evaluate.thresholds import (
@@ -25,6 +25,9 @@ class Decider:
 
     node_thresholds: dict[str, float] = field(default_factory=dict)
     """Least sum of confidences by an inner node's category id; of all of them, or of none."""
+
+    energy_limit: float | None = None
+    """Energy that the picture of a product of a known class rarely exceeds; None when unknown."""
 
     reason: str = field(default="", compare=False)
     """What was not fitted and why, for people; empty when both were."""
@@ -81,10 +84,11 @@ def fit_decider(validation: Predictions, target_precision: float) -> Decider:
     products = by_product(validation, calibration.temperature)
     thresholds = fit_thresholds(products, target_precision)
     nodes = fit_node_thresholds(products, thresholds, target_precision)
+    limit = energy_limit(validation, calibration.temperature)
     problems = [f"temperature stays 1: {calibration.reason}"] if calibration.reason else []
     if not thresholds:
         problems.append(f"no thresholds: {products.rows} validation products are too few")
-    return Decider(calibration.temperature, thresholds, nodes, "; ".join(problems))
+    return Decider(calibration.temperature, thresholds, nodes, limit, "; ".join(problems))
 
 
 def judge(

@@ -11,6 +11,10 @@ from torch import Tensor
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.preprocessing import ImageDecodeError
+from catalog_batch.taxonomy import category_id, inner_nodes
+
+LEAST_SUM = 0.01
+"""Sums of confidences below it are not kept, and count as nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,14 @@ class Prediction:
 
     margin: float
     """Confidence of the first minus that of the second; of the first when it is the only one."""
+
+    nodes: tuple[tuple[str, float], ...]
+    """Category id of each inner node of the taxonomy, and the sum of the confidences of all classes
+    below it, where that is ``LEAST_SUM`` or more."""
+
+    energy: float
+    """Minus the temperature times the log of the sum of the exponentials of the scaled logits: high
+    for pictures unlike those of training. Liu et al., 2020: https://arxiv.org/abs/2010.03759"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,11 @@ class Predictor:
         self._preprocessing = bundle.spec.preprocessing
         self._category_ids = tuple(label.category_id for label in bundle.spec.classes)
         self._temperature = bundle.spec.temperature
+        nodes = inner_nodes([label.path for label in bundle.spec.classes])
+        self._node_ids = tuple(category_id(path) for path in nodes)
+        self._classes_below = torch.zeros(len(self._category_ids), len(nodes))
+        for column, classes in enumerate(nodes.values()):
+            self._classes_below[classes, column] = 1
         self._top_k = min(top_k, len(self._category_ids))
         self._batch_size = batch_size
         self._device = torch.device(device or next(bundle.network.parameters()).device)
@@ -92,22 +109,35 @@ class Predictor:
     def _classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack(images)).to(self._device)
         logits: Tensor = self._network(self._preprocessing.normalise(batch))
-        confidences = (logits.float() / self._temperature).softmax(dim=1)
+        scaled = logits.float() / self._temperature
+        energies = (-self._temperature * scaled.logsumexp(dim=1)).tolist()
+        confidences = scaled.softmax(dim=1).cpu()
+        sums = (confidences @ self._classes_below).tolist()
         # A stable sort and not topk: equal confidences come in class order on every machine.
         ordered, classes = confidences.sort(dim=1, descending=True, stable=True)
         return [
-            self._prediction(row, indices)
-            for row, indices in zip(
+            self._prediction(*row)
+            for row in zip(
                 ordered[:, : max(self._top_k, 2)].tolist(),
                 classes[:, : self._top_k].tolist(),
+                sums,
+                energies,
                 strict=True,
             )
         ]
 
-    def _prediction(self, confidences: list[float], classes: list[int]) -> Prediction:
+    def _prediction(
+        self, confidences: list[float], classes: list[int], sums: list[float], energy: float
+    ) -> Prediction:
         ids = [self._category_ids[index] for index in classes]
         second = confidences[1] if len(confidences) > 1 else 0.0
         return Prediction(
             top_k=tuple(zip(ids, confidences[: self._top_k], strict=True)),
             margin=confidences[0] - second,
+            nodes=tuple(
+                (node, total)
+                for node, total in zip(self._node_ids, sums, strict=True)
+                if total >= LEAST_SUM
+            ),
+            energy=energy,
         )

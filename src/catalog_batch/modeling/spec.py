@@ -11,7 +11,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 FORMAT_VERSION = 3
 _ADDED: dict[int, dict[str, Any]] = {
     2: {"head": "linear", "temperature": 1.0},
-    3: {"node_thresholds": {}},
+    3: {"node_thresholds": {}, "energy_limit": None},
 }
 """By format version: what bundles of earlier ones do not say, and what holds for them."""
 
@@ -57,6 +57,9 @@ class BundleSpec:
     """Least sum of the confidences of the classes below an inner node of the taxonomy to give that
     node, by its category id; may be empty."""
 
+    energy_limit: float | None = None
+    """Energy (see ``Prediction``) above which a picture is unlike those of training."""
+
     def __post_init__(self) -> None:
         """Refuse classes that cannot name the outputs, and figures that JSON cannot hold."""
         ids = [label.category_id for label in self.classes]
@@ -64,6 +67,8 @@ class BundleSpec:
             raise BadInputError(f"Classes {ids} are none or repeat. Give each output its own id.")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise BadInputError(f"Temperature {self.temperature} is not a number above 0.")
+        if self.energy_limit is not None and not math.isfinite(self.energy_limit):
+            raise BadInputError(f"Energy limit {self.energy_limit} is not a number.")
         for figures in (self.metrics, self.thresholds, self.node_thresholds):
             if not all(math.isfinite(value) for value in figures.values()):
                 raise BadInputError(f"Figures {figures} are not all finite. Leave those out.")
@@ -107,7 +112,12 @@ class BundleSpec:
             head=_typed(data, "head", str),
             temperature=_typed(data, "temperature", float),
             node_thresholds=_figures(data, "node_thresholds"),
+            energy_limit=_optional(data, "energy_limit"),
         )
+
+
+def _optional(data: Mapping[str, Any], name: str) -> float | None:
+    return None if data[name] is None else float(_typed(data, name, float))
 
 
 def _figures(data: Mapping[str, Any], name: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Score: images without a prediction by this model get one, then products get their decision."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
 from catalog_batch.score.udf import prediction_udf, shipped_bundle
 from catalog_batch.spark import spark_progress
+from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
 from catalog_batch.warehouse import Warehouse, cached
 
 JOB = "score"
@@ -151,7 +153,9 @@ def _decide_products(
     run: Run,
     images_version: int,
 ) -> int:
-    paths = {label.category_id: label.path for label in spec.classes}
+    classes = [label.path for label in spec.classes]
+    paths = {category_id(node): node for node in inner_nodes(classes)}
+    paths |= {label.category_id: label.path for label in spec.classes}
     lineage = {
         "model_name": model.model_name,
         "model_version": model.version,
@@ -164,13 +168,32 @@ def _decide_products(
     decisions = (
         warehouse.read(tables.PRODUCT_IMAGES)
         .transform(transforms.keep_listed)
-        .transform(transforms.select_product_scores, _predictions(warehouse, model))
+        .transform(transforms.select_product_scores, _predictions(warehouse, model), settings.top_k)
         .transform(transforms.with_every_product, products)
-        .transform(transforms.with_decision, spec.thresholds, settings.min_confidence)
+        .transform(transforms.with_decision, _rules(spec, settings))
         .transform(transforms.with_category_path, paths)
         .withColumns({name: F.lit(value) for name, value in lineage.items()})
     )
     return warehouse.upsert(decisions, tables.PRODUCT_PREDICTIONS)
+
+
+def _rules(spec: BundleSpec, settings: ScoreSettings) -> transforms.Rules:
+    def nodes_above(path: str) -> list[tuple[str, float]]:
+        nodes = [category_id(node) for node in reversed(ancestors(path)[:-1])]
+        return [
+            (node, least)
+            for node in nodes
+            if (least := spec.node_thresholds.get(node, math.inf)) <= 1
+        ]
+
+    above = {label.category_id: nodes_above(label.path) for label in spec.classes}
+    return transforms.Rules(
+        thresholds=spec.thresholds,
+        nodes_above={category: nodes for category, nodes in above.items() if nodes},
+        min_confidence=settings.min_confidence,
+        min_margin=settings.min_margin,
+        energy_limit=spec.energy_limit,
+    )
 
 
 def _predictions(warehouse: Warehouse, model: ModelVersion) -> DataFrame:

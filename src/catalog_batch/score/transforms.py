@@ -1,12 +1,15 @@
 """Steps from image predictions to product decisions, as functions from frame to frame."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 ACCEPTED, BACKED_OFF, ABSTAINED = "accepted", "backed_off", "abstained"
 LOW_CONFIDENCE, NO_USABLE_IMAGE = "low_confidence", "no_usable_image"
+SMALL_MARGIN, IMAGES_DISAGREE = "small_margin", "images_disagree"
+OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
 def keep_of_model(predictions: DataFrame, model_name: str, model_version: int) -> DataFrame:
@@ -29,66 +32,160 @@ def select_unscored(images: DataFrame, links: DataFrame, scored: DataFrame) -> D
     )
 
 
-def select_product_scores(product_images: DataFrame, scored: DataFrame) -> DataFrame:
-    """Average confidences over a product's images and keep its best category.
+def select_product_scores(
+    product_images: DataFrame, scored: DataFrame, top_k: int = 5
+) -> DataFrame:
+    """Average confidences over a product's images and rank its categories.
 
-    A category outside an image's ``top_k`` counts as 0 for that image.
+    A category outside an image's ``top_k``, or a node outside its ``nodes``, counts as 0 for it.
+
+    Args:
+        product_images: Links from products to images.
+        scored: What a model says of images.
+        top_k: Categories kept.
 
     Returns:
-        ``product_id``, ``image_count``, ``best_category_id``, ``confidence``; the last two are
-        null for a product none of whose images could be scored.
+        A row for each product with an image that could be scored: ``product_id``, ``image_count``,
+        ``top_k`` (category and mean confidence, best first, of equal ones the smaller id),
+        ``margin`` between the first two, ``node_sums`` (a map from node to mean sum), ``energy``
+        (of the image most like those of training) and ``has_majority``, whether more than half of
+        the images have one best category.
     """
     usable = (
         product_images.select("product_id", "image_id")
         .distinct()
         .join(scored.where(F.col("failure").isNull()), "image_id", "inner")
-        .select("product_id", "image_id", "top_k")
+        .select("product_id", "top_k", "nodes", "energy")
     )
-    image_counts = usable.groupBy("product_id").agg(F.count("*").cast("int").alias("image_count"))
-    sums = (
-        usable.select("product_id", F.explode("top_k").alias("guess"))
-        .groupBy("product_id", F.col("guess.category_id").alias("category_id"))
-        .agg(F.sum("guess.confidence").alias("total"))
+    images = usable.groupBy("product_id").agg(
+        F.count("*").cast("int").alias("image_count"), F.min("energy").alias("energy")
     )
-    # Negated, so that the smaller identifier wins a tie: the same rows give the same answer.
-    best = F.min(F.struct((-F.col("total")).alias("negative"), "category_id")).alias("best")
     return (
-        sums.groupBy("product_id")
-        .agg(best)
-        .join(image_counts, "product_id", "inner")
+        _summed(usable)
+        .join(images, "product_id", "inner")
+        .withColumn("top_k", _means(F.slice("ranked", 1, top_k)))
+        .withColumn("margin", _lead(_means(F.slice("ranked", 1, 2))))
+        .withColumn("node_sums", F.map_from_entries(_means(F.col("node_totals"))))
+        .withColumn("has_majority", 2 * F.array_max("ranked.images_for_it") > F.col("image_count"))
         .select(
-            "product_id",
-            "image_count",
-            F.col("best.category_id").alias("best_category_id"),
-            (-F.col("best.negative") / F.col("image_count")).cast("float").alias("confidence"),
+            "product_id", "image_count", "top_k", "margin", "node_sums", "energy", "has_majority"
         )
     )
 
 
-def with_every_product(scores: DataFrame, products: DataFrame) -> DataFrame:
-    """Add the products that have no usable image, with ``image_count`` 0."""
-    return (
-        products.select("product_id").join(scores, "product_id", "left").fillna({"image_count": 0})
+def _summed(usable: DataFrame) -> DataFrame:
+    """Return the classes of each product, ``ranked`` by their sums, and its ``node_totals``."""
+
+    def told(column: str, is_node: bool) -> Column:
+        return F.transform(
+            column,
+            lambda guess, place: F.struct(
+                guess["category_id"].alias("category_id"),
+                guess["confidence"].alias("confidence"),
+                F.when(place == 0, 1).otherwise(0).alias("is_best"),
+                F.lit(is_node).alias("is_node"),
+            ),
+        )
+
+    nodes = F.coalesce(told("nodes", True), F.array())
+    by_category = (
+        usable.select("product_id", F.inline(F.concat(told("top_k", False), nodes)))
+        .groupBy("product_id", "is_node", "category_id")
+        # Negated, so that the smaller identifier comes first among equals: the same rows give
+        # the same answer.
+        .agg((-F.sum("confidence")).alias("negative"), F.sum("is_best").alias("images_for_it"))
+    )
+    guess = F.struct("negative", "category_id", "images_for_it")
+    return by_category.groupBy("product_id").agg(
+        F.sort_array(F.collect_list(F.when(~F.col("is_node"), guess))).alias("ranked"),
+        F.collect_list(F.when(F.col("is_node"), guess)).alias("node_totals"),
     )
 
 
-def with_decision(
-    scores: DataFrame, thresholds: Mapping[str, float], min_confidence: float
-) -> DataFrame:
-    """Add ``decision``, ``reason`` and ``category_id``, which is null when withheld.
+def _means(guesses: Column) -> Column:
+    return F.transform(
+        guesses,
+        lambda guess: F.struct(
+            guess["category_id"].alias("category_id"),
+            (-guess["negative"] / F.col("image_count")).cast("float").alias("confidence"),
+        ),
+    )
+
+
+def _lead(first_two: Column) -> Column:
+    second = F.coalesce(F.get(first_two, F.lit(1))["confidence"], F.lit(0.0))
+    return (first_two[0]["confidence"] - second).cast("float")
+
+
+def with_every_product(scores: DataFrame, products: DataFrame) -> DataFrame:
+    """Add the products that have no usable image, with ``image_count`` 0 and an empty ``top_k``."""
+    return (
+        products.select("product_id")
+        .join(scores, "product_id", "left")
+        .fillna({"image_count": 0})
+        .withColumn("top_k", F.coalesce("top_k", F.array()))
+    )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a product's decision goes by: the model's own figures, and the settings."""
+
+    thresholds: Mapping[str, float]
+    """Least confidence by category, where the model has one."""
+
+    nodes_above: Mapping[str, Sequence[tuple[str, float]]]
+    """By category: the nodes above it, nearest first, each with the least sum to give it."""
+
+    min_confidence: float = 0.5
+    """Least confidence for categories without a threshold."""
+
+    min_margin: float = 0.0
+    energy_limit: float | None = None
+    """Energy above which an image is unlike those of training."""
+
+
+def with_decision(scores: DataFrame, rules: Rules) -> DataFrame:
+    """Add ``decision``, its ``reason``, ``category_id``, ``best_category_id`` and ``confidence``.
+
+    The first that holds: without a usable image, or with none like those of training, it is
+    withheld; the best category, if it is sure enough and leads far enough; the nearest node above
+    it that is sure enough; nothing. ``confidence`` is that in the category given, or else in the
+    best one.
 
     Args:
         scores: From ``with_every_product``.
-        thresholds: Least confidence by category, where the model has one.
-        min_confidence: Least confidence for all other categories.
+        rules: Of the model.
     """
-    has_no_image = F.col("image_count") == 0
-    is_sure = F.col("confidence") >= _threshold(thresholds, min_confidence)
-    reason = F.when(has_no_image, NO_USABLE_IMAGE).when(~is_sure, LOW_CONFIDENCE)
+    best = F.get("top_k", F.lit(0))
+    unlike = F.lit(False) if rules.energy_limit is None else F.col("energy") > rules.energy_limit
+    refused = F.when(F.col("image_count") == 0, NO_USABLE_IMAGE).when(unlike, OUT_OF_DISTRIBUTION)
+    leads = F.col("margin") >= F.lit(rules.min_margin).cast("float")
+    is_sure = (best["confidence"] >= _threshold(rules)) & leads
+    why = (
+        F.when(~F.col("has_majority"), IMAGES_DISAGREE)
+        .when(~leads, SMALL_MARGIN)
+        .otherwise(LOW_CONFIDENCE)
+    )
     return (
-        scores.withColumn("reason", reason)
-        .withColumn("decision", F.when(F.col("reason").isNull(), ACCEPTED).otherwise(ABSTAINED))
-        .withColumn("category_id", F.when(F.col("reason").isNull(), F.col("best_category_id")))
+        scores.withColumn("best_category_id", best["category_id"])
+        .withColumn("reason", F.coalesce(refused, F.when(~is_sure, why)))
+        .withColumn("node", F.when(refused.isNull() & ~is_sure, _nearest_node(rules)))
+        .withColumn(
+            "decision",
+            F.when(F.col("reason").isNull(), ACCEPTED)
+            .when(F.col("node").isNotNull(), BACKED_OFF)
+            .otherwise(ABSTAINED),
+        )
+        .withColumn(
+            "category_id",
+            F.coalesce("node", F.when(F.col("reason").isNull(), F.col("best_category_id"))),
+        )
+        .withColumn(
+            "confidence",
+            F.coalesce(F.try_element_at("node_sums", F.col("node")), best["confidence"]),
+        )
+        .drop("node", "node_sums", "energy", "has_majority")
     )
 
 
@@ -97,9 +194,34 @@ def with_category_path(decisions: DataFrame, paths: Mapping[str, str]) -> DataFr
     return decisions.withColumn("category_path", _lookup(paths, "category_id"))
 
 
-def _threshold(thresholds: Mapping[str, float], otherwise: float) -> Column:
+def _threshold(rules: Rules) -> Column:
     # A float, as confidences are: 0.7 as a double is more than 0.7 as a float.
-    return F.coalesce(_lookup(thresholds, "best_category_id"), F.lit(otherwise)).cast("float")
+    own = _lookup(rules.thresholds, "best_category_id")
+    return F.coalesce(own, F.lit(rules.min_confidence)).cast("float")
+
+
+def _nearest_node(rules: Rules) -> Column:
+    """Return the id of the nearest node above the best category that is sure enough, or null."""
+    if not rules.nodes_above:
+        return F.lit(None).cast("string")
+    pairs = [
+        part
+        for category, nodes in sorted(rules.nodes_above.items())
+        for part in (
+            F.lit(category),
+            F.array(
+                *(
+                    F.struct(F.lit(node).alias("node"), F.lit(least).cast("float").alias("least"))
+                    for node, least in nodes
+                )
+            ),
+        )
+    ]
+    above = F.try_element_at(F.create_map(*pairs), F.col("best_category_id"))
+    sure = F.filter(
+        above, lambda each: F.try_element_at("node_sums", each["node"]) >= each["least"]
+    )
+    return F.get(sure, F.lit(0))["node"]
 
 
 def _lookup(values: Mapping[str, float] | Mapping[str, str], column: str) -> Column:

@@ -2,7 +2,7 @@
 
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,8 @@ from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 
 PREDICTION_DDL = (
-    "top_k array<struct<category_id: string, confidence: float>>, margin float, failure string"
+    "top_k array<struct<category_id: string, confidence: float>>, margin float, "
+    "nodes array<struct<category_id: string, confidence: float>>, energy float, failure string"
 )
 
 
@@ -67,11 +68,14 @@ def _predictor(bundle_name: str, top_k: int, batch_size: int) -> Predictor:
 
 def _frame(results: list[Prediction | Failure]) -> pd.DataFrame:
     rows = [_row(result) for result in results]
-    return pd.DataFrame(rows, columns=["top_k", "margin", "failure"])
+    return pd.DataFrame(rows, columns=["top_k", "margin", "nodes", "energy", "failure"])
 
 
-def _row(result: Prediction | Failure) -> tuple[list[dict[str, object]], float | None, str | None]:
+def _row(result: Prediction | Failure) -> tuple[object, ...]:
     if isinstance(result, Failure):
-        return [], None, result.reason
-    ranked = [{"category_id": label, "confidence": share} for label, share in result.top_k]
-    return ranked, result.margin, None
+        return [], None, [], None, result.reason
+    return _guesses(result.top_k), result.margin, _guesses(result.nodes), result.energy, None
+
+
+def _guesses(shares: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
+    return [{"category_id": category, "confidence": share} for category, share in shares]

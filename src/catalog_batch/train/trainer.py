@@ -353,6 +353,7 @@ def _bundled(
             head=settings.head,
             temperature=decider.temperature,
             node_thresholds=decider.node_thresholds,
+            energy_limit=decider.energy_limit,
         )
         network = build_network(
             settings.architecture,
@@ -384,7 +385,7 @@ def _decider(bundle: Path, validation: Predictions, target_precision: float) -> 
     """Take the temperature and thresholds of a bundle that is there already, or fit them."""
     if bundle.exists():
         spec = check_bundle(bundle)
-        return Decider(spec.temperature, spec.thresholds, spec.node_thresholds)
+        return Decider(spec.temperature, spec.thresholds, spec.node_thresholds, spec.energy_limit)
     decider = fit_decider(validation, target_precision)
     if decider.reason:
         logger.warning("%s", decider.reason)
