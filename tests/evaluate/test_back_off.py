@@ -6,7 +6,7 @@ from tests.evaluate.samples import predictions_of
 
 from catalog_batch.evaluate.back_off import NOWHERE, decide, fit_node_thresholds
 from catalog_batch.evaluate.predictions import Predictions
-from catalog_batch.evaluate.thresholds import NEVER
+from catalog_batch.evaluate.thresholds import NEVER, check_thresholds
 from catalog_batch.taxonomy import category_id
 
 PATHS = ("Fruit/Apple/Fuji", "Fruit/Apple/Gala", "Fruit/Pear", "Milk")
@@ -48,6 +48,17 @@ def test_a_node_without_a_threshold_and_one_of_never_are_not_given() -> None:
     rows = of_shares([0], [[0.6, 0.399, 0.0005, 0.0005]])
     for nodes in ({}, {APPLE: NEVER, FRUIT: NEVER}):
         assert decide(rows, SURE, nodes).level.tolist() == [NOWHERE]
+
+
+def test_a_withheld_row_gets_neither_its_class_nor_a_node() -> None:
+    rows = of_shares([0, 0], [[0.94, 0.02, 0.02, 0.02], [0.6, 0.3, 0.05, 0.05]])
+    withheld = np.array([True, True])
+    assert decide(rows, SURE, {APPLE: 0.85}).level.tolist() == [3, 2]
+    decided = decide(rows, SURE, {APPLE: 0.85}, withheld=withheld)
+    assert (decided.level.tolist(), decided.right.tolist()) == ([NOWHERE] * 2, [False] * 2)
+    check = check_thresholds(rows, SURE, withheld=withheld)
+    assert vars(check.overall) == {"predicted": 2, "accepted": 0, "right": 0}
+    assert check_thresholds(rows, SURE, withheld=~withheld).overall.accepted == 1
 
 
 def test_a_class_that_others_lie_below_counts_towards_its_node() -> None:

@@ -11,8 +11,10 @@ from catalog_batch.evaluate.calibration import (
     calibration_error,
     confidences,
     cross_entropy,
+    energies,
     fit_temperature,
     reliability,
+    unlike_training,
 )
 
 
@@ -108,3 +110,15 @@ def test_confidences_are_combined_with_the_temperature() -> None:
 def test_a_confidence_of_nothing_stays_finite() -> None:
     combined = by_product(predictions_of([0], [[200.0, 0, 0, 0]]), 1.0)
     assert confidences(combined.logits)[0].tolist() == pytest.approx([1, 0, 0, 0])
+
+
+def test_a_product_is_unlike_training_when_its_likest_picture_is() -> None:
+    known, unknown = [9.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0]
+    found = predictions_of([0] * 4, [unknown, known, unknown, unknown], products=list("baca"))
+    low, high = energies(found.logits, 2.0)[[1, 0]]
+    assert low < high
+    # Of the products a, b and c only the first shows a known picture.
+    assert unlike_training(found, 2.0, float(low)).tolist() == [False, True, True]
+    assert unlike_training(found, 2.0, float(high)).tolist() == [False] * 3
+    assert unlike_training(found, 2.0, None).tolist() == [False] * 3
+    assert unlike_training(found, 2.0, -100.0).tolist() == [True] * 3

@@ -85,6 +85,7 @@ def decide(
     thresholds: Mapping[str, float],
     node_thresholds: Mapping[str, float],
     temperature: float = 1.0,
+    withheld: Flags | None = None,
 ) -> Decided:
     """Give each row its best class, or the nearest node above it that is sure enough, or nothing.
 
@@ -93,10 +94,12 @@ def decide(
         thresholds: Least confidence by class; of one without a threshold it is 0.
         node_thresholds: Least sum by inner node; one without a threshold is never given.
         temperature: As they were fitted with.
+        withheld: [N], rows that get nothing for another reason; None for none.
     """
     tree = Tree.of(predictions.category_paths)
     shares = confidences(predictions.logits, temperature)
-    is_class = _accepted(predictions, thresholds, temperature)
+    may_have = np.ones(predictions.rows, bool) if withheld is None else ~withheld
+    is_class = may_have & _accepted(predictions, thresholds, temperature)
     depth = tree.depth[predictions.predicted]
     given = np.where(is_class, depth, NOWHERE)
     right = is_class & predictions.correct
@@ -106,7 +109,7 @@ def decide(
             [node_thresholds.get(category_id(name), np.inf) if name else np.inf for name in names],
             dtype=np.float32,
         )
-        is_given = (given == NOWHERE) & (sums >= least)
+        is_given = may_have & (given == NOWHERE) & (sums >= least)
         given[is_given] = level
         right |= is_given & tree.agrees(predictions.labels, predictions.predicted, level)
     return Decided(given, is_class, right)

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from catalog_batch.evaluate.predictions import Floats, Labels, Predictions
+from catalog_batch.evaluate.predictions import Flags, Floats, Labels, Predictions
 
 BINS = 15
 """Bins of equal width over the confidences, as in the paper."""
@@ -91,6 +91,24 @@ def by_product(predictions: Predictions, temperature: float) -> Predictions:
         labels=predictions.labels[first],
         logits=np.log(np.maximum(means, _TINY)).astype(np.float32),
     )
+
+
+def unlike_training(predictions: Predictions, temperature: float, limit: float | None) -> Flags:
+    """Say of which products scoring takes no picture to be like those of training.
+
+    Args:
+        predictions: Of images.
+        temperature: Of the model.
+        limit: Energy that the picture least unlike them exceeds; None for none.
+
+    Returns:
+        [P], in the order of ``by_product``.
+    """
+    products, place = np.unique(predictions.product_ids, return_inverse=True)
+    least = np.full(len(products), np.inf)
+    np.minimum.at(least, place, energies(predictions.logits, temperature).astype(np.float64))
+    unlike: Flags = least > (np.inf if limit is None else limit)
+    return unlike
 
 
 def energies(logits: Floats, temperature: float = 1.0) -> Floats:

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from catalog_batch.evaluate.back_off import decide, fit_node_thresholds
-from catalog_batch.evaluate.calibration import by_product, energy_limit, fit_temperature
+from catalog_batch.evaluate.calibration import (
+    by_product,
+    energy_limit,
+    fit_temperature,
+    unlike_training,
+)
 from catalog_batch.evaluate.metrics import SplitEvaluation, evaluate_split
 from catalog_batch.evaluate.predictions import Predictions
 from catalog_batch.evaluate.thresholds import (
@@ -42,7 +47,8 @@ class Judgement:
     """By split."""
 
     acceptance: dict[str, ThresholdCheck]
-    """By split: what the thresholds let through of its products; empty without thresholds."""
+    """By split: what the thresholds let through of its products, but for those that show nothing
+    like the training pictures; empty without thresholds."""
 
     backed_off: dict[str, Acceptance]
     """By split: of the products that no class was given for, those that a node above it was."""
@@ -102,10 +108,11 @@ def judge(
         seed: Of the bootstrap.
         resamples: For each interval.
     """
-    products = {
-        split: by_product(found, decider.temperature)
-        for split, found in predictions.items()
-        if decider.thresholds
+    fitted = {split: found for split, found in predictions.items() if decider.thresholds}
+    products = {split: by_product(found, decider.temperature) for split, found in fitted.items()}
+    withheld = {
+        split: unlike_training(found, decider.temperature, decider.energy_limit)
+        for split, found in fitted.items()
     }
     return Judgement(
         decider,
@@ -113,9 +120,14 @@ def judge(
             split: evaluate_split(found, decider.temperature, seed, resamples)
             for split, found in predictions.items()
         },
-        {split: check_thresholds(found, decider.thresholds) for split, found in products.items()},
         {
-            split: decide(found, decider.thresholds, decider.node_thresholds).backed_off
+            split: check_thresholds(found, decider.thresholds, withheld=withheld[split])
+            for split, found in products.items()
+        },
+        {
+            split: decide(
+                found, decider.thresholds, decider.node_thresholds, withheld=withheld[split]
+            ).backed_off
             for split, found in products.items()
         },
     )

@@ -138,6 +138,7 @@ def check_thresholds(
     thresholds: Mapping[str, float],
     temperature: float = 1.0,
     otherwise: float = 0.0,
+    withheld: Flags | None = None,
 ) -> ThresholdCheck:
     """Count what thresholds accept of a split they were not fitted on.
 
@@ -146,11 +147,14 @@ def check_thresholds(
         thresholds: Least confidence by category id.
         temperature: As in ``fit_thresholds``.
         otherwise: Least confidence of a category without a threshold.
+        withheld: [N], rows that are not accepted for another reason; None for none.
     """
     least = np.array([thresholds.get(name, otherwise) for name in predictions.category_ids])
     shares = best_confidences(predictions, temperature)
     # As float32, which the confidences are and scoring compares.
     accepted = shares >= least.astype(np.float32)[predictions.predicted]
+    if withheld is not None:
+        accepted &= ~withheld
     right = accepted & predictions.correct
     count, classes = np.bincount, len(predictions.category_ids)
     by_class = zip(
