@@ -17,6 +17,7 @@ from catalog_batch.ingest.nights import Night
 from catalog_batch.ingest.outcomes import Delisting
 from catalog_batch.ingest.policy import INGESTED, REJECTED
 from catalog_batch.ingest.staged_images import STAGED_SCHEMA
+from catalog_batch.moves import read_moves
 from catalog_batch.runs import Run
 from catalog_batch.warehouse import Warehouse
 
@@ -122,7 +123,9 @@ def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
     newest = max((row["taxonomy_version"] for row in rows), default=0)
     known = {row["path"] for row in rows if row["taxonomy_version"] == newest}
     named = products.select("category_path").where("category_path IS NOT NULL").distinct().collect()
-    paths = {row["category_path"] for row in named}
+    # A category that moved is not made again for sellers who still use its old name.
+    retired = read_moves(warehouse).new_paths
+    paths = {row["category_path"] for row in named} - set(retired)
     if paths <= known:
         return 0
     tree = transforms.category_rows(sorted(known | paths), newest + 1)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from catalog_batch import tables
 from catalog_batch.config import TrainingSetSettings
 from catalog_batch.errors import TrainingDataError
+from catalog_batch.moves import read_moves, with_current_label
 from catalog_batch.runs import Run, Status
 from catalog_batch.spark import spark_progress
 from catalog_batch.training_set import transforms
@@ -47,7 +48,9 @@ def build_training_set(
     warehouse.create(tables.TRAINING_EXAMPLES)
     examples = (
         transforms.select_examples(
-            warehouse.read(tables.LABELS, sources["labels"]),
+            with_current_label(
+                warehouse.read(tables.LABELS, sources["labels"]), read_moves(warehouse)
+            ),
             warehouse.read(tables.PRODUCTS, sources["products"]),
             warehouse.read(tables.PRODUCT_IMAGES, sources["product_images"]),
             warehouse.read(tables.CATEGORIES),

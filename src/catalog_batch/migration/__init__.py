@@ -1,0 +1,1 @@
+"""From one category tree to the next: what is published moves along, without a model."""

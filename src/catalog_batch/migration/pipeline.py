@@ -1,0 +1,152 @@
+"""Move the category tree, and with it what is published."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import functions as F
+
+from catalog_batch import ledger, tables
+from catalog_batch.migration.mapping import (
+    Migration,
+    Paths,
+    is_applied,
+    plan_migration,
+    read_mapping,
+)
+from catalog_batch.moves import Moves, is_stuck, read_moves, with_current_category
+from catalog_batch.runs import Run, Status
+from catalog_batch.taxonomy import build_tree, category_id
+from catalog_batch.warehouse import Warehouse
+
+JOB = "migrate-taxonomy"
+
+KEPT_OUT = ("ingest", "score")
+"""Jobs that grow the tree, or publish predictions of it."""
+
+PREDICTIONS = (tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    version: int
+    """Of the tree that is, or will be, the newest."""
+
+    migration: Migration | None
+    """None when the mapping is applied already."""
+
+    moves: Moves
+
+
+def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: bool = False) -> None:
+    """Apply a mapping of paths to the tree and to the published predictions.
+
+    Renames, moves and merges need no model. Products of a category that was split or withdrawn
+    keep their prediction, and the view ``predictions_to_rescore`` lists them.
+
+    Args:
+        warehouse: With a category tree.
+        mapping: CSV file, see ``read_mapping``.
+        run: Filled in with categories by change and predictions moved.
+        dry_run: Count what would be done, and change nothing.
+
+    Raises:
+        BadInputError: When the mapping cannot be read or does not fit the tree.
+        LockHeldError: When ingest or scoring is at work.
+        MissingTableError: When nothing was ingested yet.
+    """
+    wanted = read_mapping(mapping)
+    with _kept_out(warehouse.root, dry_run):
+        plan = _plan(warehouse, wanted)
+        changes = plan.migration.changes if plan.migration else {}
+        run.counts = {str(change): n for change, n in sorted(Counter(changes.values()).items())}
+        run.details = {"taxonomy_version": plan.version}
+        run.rows_in = len(wanted)
+        published = warehouse.read_or_empty(tables.PRODUCT_PREDICTIONS)
+        if dry_run:
+            moved = with_current_category(published, plan.moves)
+            run.counts["predictions_moved"] = moved.exceptAll(published).count()
+        else:
+            with warehouse.stamped(run_id=run.run_id, job=JOB):
+                if plan.migration:
+                    _write_tree(warehouse, plan.version, plan.migration, run)
+                run.rows_out = _move_predictions(warehouse, plan.moves, run)
+            run.counts["predictions_moved"] = run.rows_out
+            done = bool(plan.migration or run.rows_out)
+            run.finish(Status.PUBLISHED if done else Status.NOTHING_TO_DO)
+        run.counts["predictions_to_rescore"] = published.where(is_stuck(plan.moves)).count()
+
+
+@contextmanager
+def _kept_out(root: str, dry_run: bool) -> Iterator[None]:
+    with ExitStack() as held:
+        for job in () if dry_run else KEPT_OUT:
+            path = ledger.lock_folder(root) / f"job-{job}.lock"
+            held.enter_context(ledger.held_lock(path, wait=False))
+        yield
+
+
+def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
+    trees = _newest_trees(warehouse)
+    newest = max(trees, default=0)
+    moves = read_moves(warehouse)
+    if is_applied(mapping, trees.get(newest, set()), moves.new_paths):
+        return _Plan(newest, None, moves)
+    if moves.version < newest and set(mapping) <= trees.get(newest - 1, set()):
+        # A run that was killed may have written the tree and not yet what moved to it.
+        planned = plan_migration(trees[newest - 1], moves.new_paths, mapping)
+        if planned.tree == trees[newest]:
+            return _Plan(newest, planned, Moves(newest, planned.moves))
+    planned = plan_migration(trees.get(newest, set()), moves.new_paths, mapping)
+    return _Plan(newest + 1, planned, Moves(newest + 1, planned.moves))
+
+
+def _newest_trees(warehouse: Warehouse) -> dict[int, set[str]]:
+    """Return the paths of the newest tree and of the one before it, by version."""
+    categories = warehouse.read(tables.CATEGORIES).select("taxonomy_version", "path")
+    newest = categories.agg((F.max("taxonomy_version") - 1).alias("least"))
+    rows = categories.join(newest, F.col("taxonomy_version") >= F.col("least")).collect()
+    trees: dict[int, set[str]] = {}
+    for row in rows:
+        trees.setdefault(row["taxonomy_version"], set()).add(row["path"])
+    return trees
+
+
+def _write_tree(warehouse: Warehouse, version: int, migration: Migration, run: Run) -> None:
+    spark = warehouse.spark
+    tree = [
+        (version, node.category_id, node.parent_id, node.name, node.path, node.level)
+        for node in build_tree(migration.tree)
+    ]
+    moves = [
+        (
+            version,
+            category_id(old),
+            old,
+            category_id(new[0]) if len(new) == 1 else None,
+            list(new),
+            str(migration.changes[old]),
+            run.run_id,
+        )
+        for old, new in sorted(migration.moves.items())
+    ]
+    warehouse.create(tables.TAXONOMY_CHANGES)
+    warehouse.insert_new(spark.createDataFrame(tree, tables.CATEGORIES.schema), tables.CATEGORIES)
+    warehouse.upsert(
+        spark.createDataFrame(moves, tables.TAXONOMY_CHANGES.schema), tables.TAXONOMY_CHANGES
+    )
+
+
+def _move_predictions(warehouse: Warehouse, moves: Moves, run: Run) -> int:
+    """Move what is published, and what was scored beside it; return how many of the former."""
+    changed = 0
+    for table in filter(warehouse.exists, PREDICTIONS):
+        moved = with_current_category(warehouse.read(table), moves).withColumns(
+            {"predicted_at": F.lit(run.started_at), "run_id": F.lit(run.run_id)}
+        )
+        with warehouse.staged(moved, f"{run.run_id}-{table.name}") as staged:
+            count = warehouse.upsert(staged, table)
+        changed += count if table is tables.PRODUCT_PREDICTIONS else 0
+    return changed

@@ -1,0 +1,215 @@
+"""A small warehouse moves to a new tree: what is published, what is learned, what is left."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog_batch import ledger, tables
+from catalog_batch.errors import BadInputError, LockHeldError
+from catalog_batch.ingest.transforms import category_rows
+from catalog_batch.migration.pipeline import migrate_taxonomy
+from catalog_batch.moves import read_moves, with_current_label
+from catalog_batch.runs import Run, Status
+from catalog_batch.taxonomy import category_id
+from catalog_batch.warehouse import Warehouse
+
+NOW = datetime(2026, 1, 1)
+PATHS = ("Fruit/Apple", "Fruit/Pear", "Milk/Oat")
+MAPPING = (
+    "old_path,new_path\nFruit/Apple,Fruit/Pome\nMilk,Drinks/Milk\nFruit/Pear,A\nFruit/Pear,B\n"
+)
+MakeRun = Callable[[str], Run]
+
+
+def prediction(product: str, path: str) -> tuple[Any, ...]:
+    own = category_id(path)
+    guess = [(own, 0.75)]
+    lineage = ("catalogue", 1, 1, 5, NOW, "old")
+    return (product, own, path, 0.75, 0.5, guess, "accepted", None, own, 1, *lineage)
+
+
+@pytest.fixture
+def shop(warehouse: Warehouse) -> Warehouse:
+    """Return a warehouse with one product of each category."""
+    spark = warehouse.spark
+    warehouse.create(*tables.ALL_TABLES)
+    products = [
+        (f"p{n}", None, None, category_id(path), path, None, {}, NOW, "r")
+        for n, path in enumerate(PATHS)
+    ]
+    width = len(tables.PRODUCTS.columns)
+    by_table = {
+        tables.CATEGORIES: category_rows(PATHS, 1),
+        tables.PRODUCTS: [(*row, *[None] * (width - len(row))) for row in products],
+        tables.LABELS: [(f"p{n}", "seller", category_id(p), NOW, "r") for n, p in enumerate(PATHS)],
+        tables.PRODUCT_PREDICTIONS: [prediction(f"p{n}", path) for n, path in enumerate(PATHS)],
+    }
+    for table, rows in by_table.items():
+        warehouse.append(spark.createDataFrame(rows, table.schema), table)
+    return warehouse
+
+
+@dataclass
+class Given:
+    """A mapping in a file."""
+
+    path: Path
+
+    def of(self, text: str) -> Path:
+        self.path.write_text(text, encoding="utf-8")
+        return self.path
+
+
+@pytest.fixture
+def mapping(tmp_path: Path) -> Given:
+    return Given(tmp_path / "mapping.csv")
+
+
+def published(shop: Warehouse) -> dict[str, tuple[str, int, str]]:
+    rows = shop.read(tables.PRODUCT_PREDICTIONS).collect()
+    return {r["product_id"]: (r["category_path"], r["taxonomy_version"], r["run_id"]) for r in rows}
+
+
+def test_predictions_move_along_and_those_of_a_split_are_listed(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    run = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.of(MAPPING), run)
+    assert published(shop) == {
+        "p0": ("Fruit/Pome", 2, run.run_id),
+        "p1": ("Fruit/Pear", 1, "old"),
+        "p2": ("Drinks/Milk/Oat", 2, run.run_id),
+    }
+    assert run.status is Status.PUBLISHED
+    assert run.counts == {
+        "moved": 2,
+        "renamed": 1,
+        "split": 1,
+        "predictions_moved": 2,
+        "predictions_to_rescore": 1,
+    }
+    shop.register()
+    [left] = shop.spark.sql("SELECT * FROM predictions_to_rescore").collect()
+    assert (left["product_id"], left["old_path"], left["new_paths"]) == (
+        "p1",
+        "Fruit/Pear",
+        ["A", "B"],
+    )
+    stamp = shop.last_user_metadata(tables.PRODUCT_PREDICTIONS)
+    assert stamp == {"run_id": run.run_id, "job": "migrate-taxonomy"}
+
+
+def test_the_tree_is_whole_in_its_new_version_and_labels_find_their_place(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    tree = shop.read(tables.CATEGORIES).where("taxonomy_version = 2")
+    assert {row["path"] for row in tree.collect()} == {
+        "A",
+        "B",
+        "Drinks",
+        "Drinks/Milk",
+        "Drinks/Milk/Oat",
+        "Fruit",
+        "Fruit/Pome",
+    }
+    labels = with_current_label(shop.read(tables.LABELS), read_moves(shop))
+    known = labels.join(tree, "category_id").select("product_id", "path").collect()
+    assert {row[0]: row[1] for row in known} == {"p0": "Fruit/Pome", "p2": "Drinks/Milk/Oat"}
+
+
+def test_a_seller_who_uses_the_old_name_contradicts_nobody(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    shop.register()
+    assert shop.spark.sql("SELECT * FROM review_queue").collect() == []
+
+
+def test_the_same_mapping_again_changes_nothing(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    path = mapping.of(MAPPING)
+    migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    written = (tables.CATEGORIES, tables.TAXONOMY_CHANGES, tables.PRODUCT_PREDICTIONS)
+    before = shop.versions(*written)
+    again = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, path, again)
+    assert again.status is Status.NOTHING_TO_DO
+    assert shop.versions(*written) == before
+
+
+@pytest.mark.parametrize("killed_at", ["taxonomy_changes", "product_predictions"])
+def test_a_run_that_was_killed_is_completed_by_the_next(
+    shop: Warehouse,
+    mapping: Given,
+    make_run: MakeRun,
+    killed_at: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, upsert = mapping.of(MAPPING), shop.upsert
+
+    def dies(frame: Any, table: tables.Table) -> int:
+        if table.name == killed_at:
+            raise KeyboardInterrupt
+        return upsert(frame, table)
+
+    monkeypatch.setattr(shop, "upsert", dies)
+    with pytest.raises(KeyboardInterrupt):
+        migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    monkeypatch.undo()
+    assert published(shop)["p0"][0] == "Fruit/Apple"
+    migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    assert {product: row[0] for product, row in published(shop).items()} == {
+        "p0": "Fruit/Pome",
+        "p1": "Fruit/Pear",
+        "p2": "Drinks/Milk/Oat",
+    }
+    versions = shop.read(tables.CATEGORIES).select("taxonomy_version").distinct().collect()
+    assert {row[0] for row in versions} == {1, 2}
+
+
+def test_a_second_mapping_goes_on_from_the_first(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    second = "old_path,new_path\nFruit/Pome,Pome\n"
+    migrate_taxonomy(shop, mapping.of(second), make_run("migrate-taxonomy"))
+    assert published(shop)["p0"][:2] == ("Pome", 3)
+    assert read_moves(shop).new_paths["Fruit/Apple"] == ("Pome",)
+
+
+def test_a_dry_run_counts_the_same_and_writes_nothing(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    before = shop.versions(*tables.ALL_TABLES)
+    dry, real = make_run("migrate-taxonomy"), make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.of(MAPPING), dry, dry_run=True)
+    assert shop.versions(*tables.ALL_TABLES) == before
+    migrate_taxonomy(shop, mapping.path, real)
+    assert dry.counts == real.counts
+
+
+@pytest.mark.parametrize("job", ["ingest", "score"])
+def test_it_does_not_run_beside_a_job_that_uses_the_tree(
+    shop: Warehouse, mapping: Given, make_run: MakeRun, job: str
+) -> None:
+    with ExitStack() as held:
+        path = ledger.lock_folder(shop.root) / f"job-{job}.lock"
+        held.enter_context(ledger.held_lock(path, wait=False))
+        with pytest.raises(LockHeldError, match=f"job-{job}"):
+            migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+
+
+def test_a_mapping_of_another_tree_is_refused(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    with pytest.raises(BadInputError, match="'Fish' is not a category"):
+        migrate_taxonomy(
+            shop, mapping.of("old_path,new_path\nFish,Sea\n"), make_run("migrate-taxonomy")
+        )
