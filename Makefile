@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-end-to-end bench-ingest bench-training check format docs lock wheel clean
+.PHONY: help setup demo test test-end-to-end bench-ingest bench-training bench-scoring check format docs lock wheel clean
 
 help:  ## Explain every target
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -41,6 +41,10 @@ bench-training: setup  ## Time training's input, steps and augmentation, and tra
 	$(BIN)/python -m benchmarks.training.step $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.training.augmentation $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.training.grocery_store $(BENCH_OPTIONS)
+
+bench-scoring: setup  ## Time scoring against a bare loop, Ray Data, Daft and the usual Spark ways (QUICK=1: 10 minutes)
+	$(BIN)/python -m benchmarks.scoring.compare $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.grocery_store $(BENCH_OPTIONS)
 
 check: setup  ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check src jobs tests benchmarks

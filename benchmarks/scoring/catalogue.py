@@ -1,0 +1,150 @@
+"""What scoring is timed on: an ingested catalogue, and a model that tells its photos apart.
+
+    python -m benchmarks.scoring.catalogue --count 2640 --data build/bench-data
+
+The photos are those of the ingest benchmarks, stored by ``catalog-batch ingest``. The model's
+network has random weights with the batch statistics of these photos, and its head knows the mean
+features of each category: an answer then is seldom a near tie, and lanes that compute the same
+agree.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.ingest.lanes import ingest_command
+from benchmarks.ingest.photos import DATA, SMALL, Dataset, make_photos
+from benchmarks.measure import run_command
+from torch import Tensor, nn
+
+from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.registry import Registry
+from catalog_batch.taxonomy import category_id
+
+MODEL = "bench"
+PHOTOS_KNOWN = 512
+"""Photos that the head has seen."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A folder with an ingested warehouse of ``count`` images, and the model beside its tables."""
+
+    folder: Path
+    count: int
+
+    @property
+    def warehouse(self) -> Path:
+        return self.folder / "warehouse"
+
+    @property
+    def images(self) -> Path:
+        return self.warehouse / "images"
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.warehouse / "_registry")
+
+    @property
+    def bundle(self) -> Path:
+        return self.registry.resolve(f"{MODEL}@champion").bundle_folder
+
+    def copy(self, folder: Path) -> "Catalogue":
+        """Return the same in another folder: its files are linked, for none is ever changed."""
+        shutil.copytree(self.folder, folder, copy_function=_link)
+        return Catalogue(folder, self.count)
+
+
+def make_catalogue(count: int, data: Path, architecture: str = "resnet18") -> Catalogue:
+    """Return an ingested catalogue, which is made when the cache lacks it."""
+    made = Catalogue(data / f"scoring-{count}-{architecture}", count)
+    if not made.folder.is_dir():
+        photos = make_photos(SMALL, count, data)
+        print(f"ingesting {count:,} photos for scoring", flush=True)
+        partial = Catalogue(data / f"{made.folder.name}.partial", count)
+        shutil.rmtree(partial.folder, ignore_errors=True)
+        run_command(ingest_command(photos, partial.warehouse))
+        _register(photos, partial, architecture)
+        partial.folder.rename(made.folder)
+    return made
+
+
+def _link(source: str, target: str) -> None:
+    # What a registry's database or a lock file holds is written in place.
+    if source.endswith((".parquet", ".safetensors", ".json", ".crc")):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def _register(photos: Dataset, catalogue: Catalogue, architecture: str) -> None:
+    with photos.manifest.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:PHOTOS_KNOWN]
+    paths = sorted({row["category"] for row in rows})
+    preprocessing = Preprocessing.for_side(224)
+    pictures = np.stack(
+        [preprocessing.decode((photos.images / row["image_uri"]).read_bytes()) for row in rows]
+    )
+    labels = torch.tensor([paths.index(row["category"]) for row in rows])
+    spec = BundleSpec(
+        architecture=architecture,
+        classes=tuple(ClassLabel(category_id(path), path) for path in paths),
+        preprocessing=preprocessing,
+        taxonomy_version=1,
+        training_table="training_examples",
+        training_table_version=1,
+        git_commit="0" * 40,
+        metrics={},
+        thresholds={},
+        created_at="2026-01-01T00:00:00Z",
+    )
+    torch.manual_seed(17)
+    network = build_network(architecture, len(paths))
+    _fit(network, preprocessing.normalise(torch.from_numpy(pictures)), labels)
+    folder = catalogue.folder / "bundle"
+    write_bundle(folder, network, spec, pictures[:8])
+    catalogue.registry.register(MODEL, folder, {})
+
+
+@torch.inference_mode()
+def _fit(network: nn.Module, pixels: Tensor, labels: Tensor) -> None:
+    """Take over the batch statistics, and make the head answer with the nearest mean."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # A plain mean over the batches.
+    network.train()
+    for batch in pixels.split(64):
+        network(batch)
+    network.eval()
+    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    head, found = heads[-1], list[Tensor]()
+    hook = head.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    for batch in pixels.split(64):
+        network(batch)
+    hook.remove()
+    features = torch.cat(found)
+    features_of = [features[labels == label].mean(0) for label in range(int(labels.max()) + 1)]
+    means = torch.stack(features_of)
+    scale = 10 / (torch.cdist(means, means).square().mean() + 1e-6)
+    head.weight.copy_(2 * scale * means)
+    head.bias.copy_(-scale * means.square().sum(1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Ingest photos and register a model to score.")
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--architecture", default="resnet18")
+    parser.add_argument("--data", type=Path, default=DATA)
+    given = parser.parse_args()
+    print(make_catalogue(given.count, given.data, given.architecture).folder)
+
+
+if __name__ == "__main__":
+    main()

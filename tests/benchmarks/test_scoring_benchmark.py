@@ -1,0 +1,129 @@
+"""The lanes of the scoring benchmark on a few small pictures: the same answers, not speed."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from benchmarks.measure import Finished
+from benchmarks.scoring import bare_loop, compare, ray_data, spark_usual
+from benchmarks.scoring.arithmetic import ARITHMETIC
+from benchmarks.scoring.compare import BARE, ITERATOR, LANES, OURS, TWO_UDFS, Runs, Size
+from deltalake import write_deltalake
+from pyspark.sql import SparkSession
+from tests.score.shop import register
+
+from catalog_batch.modeling.bundle import load_bundle
+from catalog_batch.modeling.predictor import Prediction, Predictor
+
+COUNT = 70
+SIZE = Size(part=100, whole=300, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def photos(make_jpeg: Callable[..., bytes]) -> dict[str, bytes]:
+    return {f"image-{number}": make_jpeg(number) for number in range(COUNT)}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, bytes]) -> Path:
+    table = tmp_path_factory.mktemp("stored") / "images"
+    rows = pa.table({"image_id": list(photos), "content": list(photos.values())})
+    write_deltalake(str(table), rows)
+    return table
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return register(tmp_path_factory.mktemp("model"), seed=3).bundle_folder
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Path, photos: dict[str, bytes]) -> dict[str, str]:
+    """The best category of each image, by the project's own predictor."""
+    results = Predictor(load_bundle(bundle)).predict(list(photos.values()))
+    found = [result.top_k[0][0] for result in results if isinstance(result, Prediction)]
+    return dict(zip(photos, found, strict=True))
+
+
+def agreement(found: dict[str, str], expected: dict[str, str]) -> float:
+    assert found.keys() == expected.keys()
+    return sum(found[image] == best for image, best in expected.items()) / len(expected)
+
+
+def test_the_bare_loop_answers_for_every_image(
+    images: Path, bundle: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    began, rows = bare_loop.score_table(str(images), bundle, tmp_path / "out", "shipped")
+    assert began > 0
+    assert rows == COUNT
+    assert compare.best_categories(tmp_path / "out") == expected
+
+
+def test_ray_data_answers_for_every_image(
+    images: Path, bundle: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    ray_data.score_table(str(images), str(bundle), str(output), "shipped")
+    assert compare.best_categories(output) == expected
+
+
+@pytest.mark.parametrize("way", list(spark_usual.WAYS))
+def test_the_usual_ways_of_spark_answer_for_every_image(
+    spark: SparkSession, images: Path, bundle: Path, expected: dict[str, str], way: str
+) -> None:
+    rows = spark.read.format("delta").load(str(images))
+    answers = spark_usual.WAYS[way](rows, str(bundle)).select("image_id", "answer.*").collect()
+    found = {row["image_id"]: row["top_k"][0]["category_id"] for row in answers}
+    # Pictures are resized in another way: near ties may fall to the other side.
+    assert agreement(found, expected) > 0.9
+
+
+def test_published_arithmetic_is_another_one_with_nearly_the_same_answers(
+    bundle: Path, photos: dict[str, bytes]
+) -> None:
+    one, other = (
+        ARITHMETIC[name](bundle)(list(photos.values())) for name in ("shipped", "published")
+    )
+    first = [row["top_k"][0]["confidence"] for row in one]
+    second = [row["top_k"][0]["confidence"] for row in other]
+    assert first != second
+    assert first == pytest.approx(second, abs=0.05)
+
+
+def finished(seconds: float) -> Finished:
+    return Finished(seconds, 2 * seconds, 512.0, {}, {})
+
+
+@pytest.fixture
+def found() -> dict[str, Runs]:
+    """Give every lane 10 s of start-up and 20 images a second, the bare loop twice that."""
+    lanes = {}
+    for lane in LANES:
+        pace = 40 if lane == BARE else 20
+        part, whole = ([finished(10 + count / pace)] * 2 for count in (SIZE.part, SIZE.whole))
+        lanes[lane.name] = Runs(SIZE, part, whole)
+    return lanes
+
+
+def test_the_steady_state_leaves_start_up_out(found: dict[str, Runs]) -> None:
+    assert found[OURS.name].images_per_second == pytest.approx(20)
+    assert found[OURS.name].start_up_seconds == pytest.approx(10)
+    assert found[OURS.name].cpu_ms_per_image == pytest.approx(100)
+    assert compare.ratio(found, OURS, BARE) == pytest.approx(0.5)
+    noise = Runs(SIZE, [finished(9)], [finished(8)])
+    assert math.isnan(noise.images_per_second)
+
+
+def test_goals_say_what_is_short(found: dict[str, Runs]) -> None:
+    lines = [goal.line() for goal in compare.goals_of(found)]
+    assert "GOAL scoring_fp32_vs_bare 0.50 0.95 short" in lines
+    assert "GOAL scoring_start_up_seconds 10.00 15.00 ok" in lines
+    page = compare.page_of(SIZE, found)
+    assert page.count("\n| ") == len(LANES) + 2
+    assert "| catalog-batch | local[*] as shipped, 1 thread a worker | 20.0 | 0.50 |" in page
+    stored = json.dumps(compare._as_json(OURS, found[OURS.name]))
+    assert json.loads(stored)["images_per_second"] == 20
+    assert {ITERATOR, TWO_UDFS} < set(LANES)
