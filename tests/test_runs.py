@@ -64,6 +64,7 @@ def test_a_published_run_is_logged_with_what_it_counted(logged: Warehouse, clock
         "config_hash": run.config_hash,
         "error": None,
         "measures": {"decode_ms_p50": 2.5},
+        "made_of": None,
     }
 
 

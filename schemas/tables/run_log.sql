@@ -1,6 +1,6 @@
 CREATE TABLE run_log (
   run_id STRING NOT NULL COMMENT 'Identifier of the run, in order of time',
-  job STRING NOT NULL COMMENT 'ingest, build-training-set, train, search, promote, rollback, score or maintain-tables',
+  job STRING NOT NULL COMMENT 'ingest, build-training-set, train, search, promote, rollback, score, migrate-taxonomy or maintain-tables',
   status STRING NOT NULL COMMENT 'published, nothing_to_do, refused, stopped or failed',
   exit_code INT NOT NULL COMMENT 'What the scheduler saw',
   rows_in BIGINT COMMENT 'Rows the run was given',
@@ -13,7 +13,8 @@ CREATE TABLE run_log (
   error STRING COMMENT 'What went wrong, else null',
   started_at TIMESTAMP NOT NULL COMMENT 'UTC',
   finished_at TIMESTAMP NOT NULL COMMENT 'UTC',
-  measures MAP<STRING, DOUBLE> COMMENT 'Further figures, such as bytes_read, bytes_encoded (of duplicates too), decode_ms_p50 and decode_ms_p95'
+  measures MAP<STRING, DOUBLE> COMMENT 'Further figures, such as bytes_read, bytes_encoded (of duplicates too), decode_ms_p50 and decode_ms_p95',
+  made_of STRING COMMENT 'For a scoring that left nothing to do: hash of all that it went by and led to, else null'
 ) USING DELTA
 COMMENT 'One row per run of a job, also of those that failed'
 TBLPROPERTIES (

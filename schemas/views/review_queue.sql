@@ -12,5 +12,8 @@ LEFT JOIN products AS product ON product.product_id = prediction.product_id
 LEFT JOIN categories AS best
   ON best.category_id = prediction.best_category_id
   AND best.taxonomy_version = prediction.taxonomy_version
+LEFT JOIN taxonomy_changes AS change
+  ON change.old_category_id = product.category_id
+  AND change.taxonomy_version = (SELECT max(taxonomy_version) FROM taxonomy_changes)
 WHERE product.delisted_at IS NULL
-  AND (prediction.decision <> 'accepted' OR product.category_id <> prediction.category_id)
+  AND (prediction.decision <> 'accepted' OR coalesce(change.new_category_id, product.category_id) <> prediction.category_id)

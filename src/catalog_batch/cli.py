@@ -393,32 +393,120 @@ def rollback(
     _run_job("rollback", work, warehouse, profile, overrides, log_format)
 
 
-@app.command(epilog=_examples("score --model catalogue@champion"))
+@app.command(
+    epilog=_examples(
+        "score",
+        "score --model catalogue/3 --max-images 200000",
+        "score --products returned.txt --rescore",
+        "score --model catalogue@challenger --shadow",
+    )
+)
 def score(
     model: Annotated[
         str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION.", metavar="MODEL")
     ] = None,
+    max_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most images to score, the newest first; the next run goes on.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            help="Only images that were stored then or later, UTC.",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+            show_default=False,
+        ),
+    ] = None,
+    products: Annotated[
+        Path | None,
+        typer.Option(
+            help="Only the products that a text file names, one id a line.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score images again that the model has scored.")
+    ] = False,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow", help="Write decisions to shadow_predictions, beside the published ones."
+        ),
+    ] = False,
     warehouse: Warehouse = None,
     profile: Profile = "local",
     overrides: Overrides = None,
     log_format: LogFormat = "auto",
 ) -> None:
-    """Predict a category for every product; only images new to the model are scored."""
+    """Predict a category for every product; only images new to the model are scored.
+
+    A product that shows an image which the model has not scored yet keeps the prediction it had.
+    """
 
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch.modeling.bundle import check_bundle
         from catalog_batch.registry import Registry
+        from catalog_batch.score.fingerprint import is_done
         from catalog_batch.score.pipeline import score_catalogue
+        from catalog_batch.score.selection import Scope, read_product_ids, require_shadow
         from catalog_batch.warehouse import open_warehouse
+
+        named = read_product_ids(products) if products else None
+        start = since and since.replace(tzinfo=UTC)
+        scope = Scope(max_images, start, named, rescore, shadow)
+        require_shadow(settings.score.model, scope)
 
         # A damaged model is refused before Spark takes its time to start.
         resolved = Registry(settings.registry_folder).resolve(settings.score.model)
         spec = check_bundle(resolved.bundle_folder)
+        if scope.is_only_new and is_done(settings.warehouse, run.job, resolved, settings.score):
+            run.finish(Status.NOTHING_TO_DO)
+            return
         with open_warehouse(settings, "score") as tables:
-            score_catalogue(tables, resolved, spec, settings.score, run)
+            score_catalogue(tables, resolved, spec, settings.score, run, scope)
 
     named = [f"score.model={model}"] if model else []
     _run_job("score", work, warehouse, profile, [*(overrides or []), *named], log_format)
+
+
+@app.command(
+    epilog=_examples(
+        "migrate-taxonomy autumn.csv --dry-run",
+        more="The file has the columns old_path and new_path. What lies below a path moves with "
+        "it; several rows with one old path are a split, an empty new path withdraws it.",
+    )
+)
+def migrate_taxonomy(
+    mapping: Annotated[Path, typer.Argument(help="CSV file of old and new paths.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would move, and change nothing.")
+    ] = False,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Move categories and published predictions to a new tree, without a model.
+
+    Products whose category was split or withdrawn keep their prediction; the view
+    predictions_to_rescore lists them.
+    """
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.migration.pipeline import migrate_taxonomy
+        from catalog_batch.warehouse import open_warehouse
+
+        with open_warehouse(settings, "migrate-taxonomy") as tables:
+            migrate_taxonomy(tables, mapping, run, dry_run)
+
+    if dry_run:
+        _run_dry("migrate-taxonomy", work, warehouse, profile, overrides, log_format)
+    _run_job("migrate-taxonomy", work, warehouse, profile, overrides, log_format)
 
 
 @app.command(

@@ -375,12 +375,28 @@ class ScoreSettings(_Section):
     top_k: int = Field(default=5, ge=1, le=100)
     """Categories kept per image, best first."""
 
+    keep_embeddings: bool = False
+    """Whether what the network's head is given for each image is kept, in ``image_embeddings``: 2
+    KiB an image with ResNet-18, 5 KiB with MobileNet v2. Images scored before get theirs by
+    ``--rescore``."""
+
     min_confidence: float = Field(default=0.5, ge=0, le=1)
     """Least confidence to accept a category for which the model has no threshold of its own; below
     it the category is withheld: the decision is ``abstained``."""
 
     min_margin: float = Field(default=0.0, ge=0, le=1)
     """Least lead of a category's confidence over the next one's to accept it."""
+
+    max_abstained_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the products that may be withheld; above it nothing is published (exit 30)."""
+
+    max_drift: float = Field(default=0.5, ge=0, le=1)
+    """How far the mix of categories may move from what is published, over the products that have a
+    decision already: the least share of them that changed. Above it nothing is published (exit 30):
+    the model may be broken, or the images."""
+
+    min_gate_products: int = Field(default=100, ge=1)
+    """Products below which neither share is looked at."""
 
 
 class MaintenanceSettings(_Section):

@@ -24,6 +24,24 @@ def exists(root: str, table: str) -> bool:
     return DeltaTable.is_deltatable(f"{root}/{table}")
 
 
+def table_version(root: str, table: str) -> int | None:
+    """Return the newest version of a table, None when it has not been created."""
+    return DeltaTable(f"{root}/{table}").version() if exists(root, table) else None
+
+
+def has_row(root: str, table: str, values: Mapping[str, str]) -> bool:
+    """Return whether a row has these values by column; not so when a column is missing."""
+    if not exists(root, table):
+        return False
+    source = DeltaTable(f"{root}/{table}")
+    schema = pa.schema(source.schema().to_arrow())
+    if not set(values) <= set(schema.names):
+        return False
+    asked = pa.schema([schema.field(column) for column in values])
+    equals = [(column, "=", value) for column, value in values.items()]
+    return any(_stored_rows(file, asked, equals) for file in source.file_uris())
+
+
 def append_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append rows to a table; columns that a row does not name become null.
 

@@ -55,6 +55,9 @@ class Run:
     error: str | None = None
     finished_at: datetime | None = None
     measures: dict[str, float] = field(default_factory=dict)
+    made_of: str | None = None
+    """Hash of all that the run went by and led to: as long as that holds there is nothing to do."""
+
     details: dict[str, Any] = field(default_factory=dict)
     """More for the status line, such as metrics; not in ``run_log``."""
 

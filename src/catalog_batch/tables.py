@@ -52,15 +52,22 @@ REJECTED_IMAGES = Table(
 IMAGE_DUPLICATES = Table("image_duplicates", ("image_id",), stamps=("grouped_at", "run_id"))
 MANIFESTS = Table("manifests", ("night", "uri"), stamps=("accepted_at", "run_id"))
 CATEGORIES = Table("categories", ("taxonomy_version", "category_id"), stamps=())
+TAXONOMY_CHANGES = Table("taxonomy_changes", ("taxonomy_version", "old_category_id"))
 LABELS = Table("labels", ("product_id", "source"), stamps=("labelled_at", "run_id"))
 TRAINING_EXAMPLES = Table("training_examples", ("image_id", "product_id"), stamps=())
 IMAGE_PREDICTIONS = Table(
     "image_predictions", ("image_id", "model_name", "model_version"), stamps=("scored_at", "run_id")
 )
+IMAGE_EMBEDDINGS = Table("image_embeddings", IMAGE_PREDICTIONS.key, IMAGE_PREDICTIONS.stamps)
 PRODUCT_PREDICTIONS = Table(
     "product_predictions",
     ("product_id",),
     stamps=("predicted_at", "run_id", "images_version"),
+)
+SHADOW_PREDICTIONS = Table(
+    "shadow_predictions",
+    ("product_id", "model_name", "model_version"),
+    stamps=PRODUCT_PREDICTIONS.stamps,
 )
 MODELS = Table("models", ("model_name", "version"), stamps=("registered_at", "run_id"))
 _EVALUATED = ("model_name", "model_version", "split")
@@ -82,10 +89,13 @@ ALL_TABLES = (
     IMAGE_DUPLICATES,
     MANIFESTS,
     CATEGORIES,
+    TAXONOMY_CHANGES,
     LABELS,
     TRAINING_EXAMPLES,
     IMAGE_PREDICTIONS,
+    IMAGE_EMBEDDINGS,
     PRODUCT_PREDICTIONS,
+    SHADOW_PREDICTIONS,
     MODELS,
     EVALUATION_METRICS,
     CLASS_METRICS,
@@ -99,6 +109,8 @@ VIEWS = (
     "current_predictions",
     "category_counts",
     "review_queue",
+    "challenger_changes",
+    "predictions_to_rescore",
     "rejections_by_reason",
     "nightly_runs",
     "duplicate_images",

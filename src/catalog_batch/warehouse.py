@@ -107,6 +107,16 @@ class Warehouse:
         found = run_together(self.spark, *[partial(self.version, table) for table in tables])
         return {table.name: version for table, version in zip(tables, found, strict=True)}
 
+    def bytes_per_row(self, table: Table) -> int:
+        """Return the mean size of a row in the files of a table, 0 when it has none.
+
+        Raises:
+            MissingTableError: When the table has not been created.
+        """
+        rows = self.read(table).count()  # Delta knows it without reading a file.
+        detail = DeltaTable.forPath(self.spark, self.path(table)).detail()
+        return int(detail.select("sizeInBytes").collect()[0][0]) // max(rows, 1)
+
     def last_user_metadata(self, table: Table) -> dict[str, str]:
         """Return what the newest commit was stamped with, empty when it was not by us."""
         text = self._last_commit(table)["userMetadata"]
@@ -142,13 +152,13 @@ class Warehouse:
             *[F.col(f.name).cast(f.dataType).alias(f.name) for f in table.schema.fields]
         )
 
-    def upsert(self, frame: DataFrame, table: Table) -> int:
+    def upsert(self, frame: DataFrame, table: Table, restamp: bool = False) -> int:
         """MERGE rows by key; return how many were inserted or changed.
 
         A row that equals the stored one but for its stamps is not written, so the same frame twice
-        makes no second version. ``frame`` must hold each key once.
+        makes no second version; ``restamp`` writes it. ``frame`` must hold each key once.
         """
-        with cached(self._changes(self.conform(frame, table), table)) as changes:
+        with cached(self._changes(self.conform(frame, table), table, restamp)) as changes:
             kinds = {row["_is_stored"] for row in changes.select("_is_stored").distinct().collect()}
             if not kinds:
                 return 0
@@ -282,14 +292,14 @@ class Warehouse:
                 "Run the job that writes it first, or check --warehouse."
             )
 
-    def _changes(self, source: DataFrame, table: Table) -> DataFrame:
+    def _changes(self, source: DataFrame, table: Table, restamp: bool) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.
         stored = self.read(table).withColumn("_is_stored", F.lit(True))
         is_new = F.col("target._is_stored").isNull()
         return (
             source.alias("source")
             .join(stored.alias("target"), _same_key(table), "left")
-            .where(is_new | _differs(table))
+            .where(is_new | _differs(table) | F.lit(restamp))
             .select("source.*", "target._is_stored")
         )
 
@@ -328,6 +338,18 @@ class Warehouse:
 
     def _hadoop_path(self, path: str):  # type: ignore[no-untyped-def]  # a JVM object
         return self.spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
+
+
+@contextmanager
+def arrow_batches_of(spark: SparkSession, rows: int) -> Iterator[None]:
+    """Hand rows to Python workers in batches of this size inside the block."""
+    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = str(spark.conf.get(key))
+    spark.conf.set(key, rows)
+    try:
+        yield
+    finally:
+        spark.conf.set(key, before)
 
 
 def _creation(table: Table, path: str) -> str:

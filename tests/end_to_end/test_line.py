@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -157,3 +158,51 @@ def test_the_second_implementation_reads_the_rows_spark_reads(line: Line) -> Non
     answer = line.run("sql", union, "--format", "json")
     by_spark = {row["t"]: row["n"] for row in map(json.loads, answer.output.splitlines())}
     assert by_spark == {name: DeltaTable(f"{line.warehouse}/{name}").count() for name in names}
+
+
+def test_of_two_scorers_at_once_one_publishes_and_the_other_says_so(line: Line) -> None:
+    before = DeltaTable(f"{line.warehouse}/image_predictions").version()
+    again = ("score", "--rescore", "--max-images", "5")
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(line.run, *again) for _ in range(2)]
+    published, refused = sorted((run.result() for run in runs), key=lambda run: run.exit_code)
+    assert (published.exit_code, refused.exit_code) == (0, 75), published.errors + refused.errors
+    assert published.status["counts"]["images_scored"] == 5
+    assert (refused.status["status"], refused.status["exit_code"]) == ("refused", 75)
+    assert DeltaTable(f"{line.warehouse}/image_predictions").version() == before + 1
+    rows = rows_of(line, "image_predictions", "scored_at", "run_id")
+    newest = max(rows, key=lambda row: row["scored_at"])
+    assert newest["run_id"] == published.status["run_id"]
+
+
+def test_what_is_published_of_the_test_split_is_what_the_report_says(line: Line) -> None:
+    said = {
+        row["name"]: row["value"]
+        for row in rows_of(line, "evaluation_metrics", "split", "name", "value", "model_version")
+        if (row["split"], row["model_version"]) == ("test", 1)
+    }
+    answer = line.run("sql", OF_TEST_SPLIT, "--format", "json")
+    assert answer.exit_code == 0, answer.errors
+    found = json.loads(answer.output)
+    assert found.pop("images") == said["rows"]
+    # Scoring keeps the five best categories of an image, evaluation all of them.
+    assert found == pytest.approx({name: said[name] for name in found}, abs=0.02)
+    assert set(found) == {"accuracy", "accepted_share", "accepted_precision"}
+
+
+OF_TEST_SPLIT = """
+WITH known AS (SELECT * FROM training_examples WHERE split = 'test'),
+products AS (
+  SELECT decision = 'accepted' AS accepted, p.category_id <=> known.category_id AS right
+  FROM (SELECT DISTINCT product_id, category_id FROM known) known
+  JOIN product_predictions p USING (product_id)
+),
+images AS (
+  SELECT get(top_k, 0).category_id <=> category_id AS right
+  FROM known JOIN image_predictions USING (image_id)
+)
+SELECT (SELECT count(*) FROM images) AS images,
+       (SELECT avg(CAST(right AS INT)) FROM images) AS accuracy,
+       (SELECT avg(CAST(accepted AS INT)) FROM products) AS accepted_share,
+       (SELECT avg(CAST(right AS INT)) FROM products WHERE accepted) AS accepted_precision
+"""

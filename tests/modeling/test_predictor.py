@@ -1,4 +1,5 @@
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,13 @@ from catalog_batch.errors import BadInputError
 from catalog_batch.evaluate.calibration import energies
 from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel
 from catalog_batch.modeling.networks import build_network
-from catalog_batch.modeling.predictor import LEAST_SUM, Failure, Prediction, Predictor
+from catalog_batch.modeling.predictor import (
+    BATCHES_AHEAD,
+    LEAST_SUM,
+    Failure,
+    Prediction,
+    Predictor,
+)
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.taxonomy import category_id
 
@@ -58,6 +65,46 @@ def test_good_and_bad_pictures_are_answered_in_order() -> None:
         "no_content",
         "predicted",
     ]
+
+
+def test_threads_that_decode_ahead_change_nothing() -> None:
+    contents = [picture(1), None, *(picture(seed) for seed in range(2, 12)), b""]
+    alone = Predictor(bundle_of(3), batch_size=2).predict(contents)
+    ahead = Predictor(bundle_of(3), batch_size=2, decode_threads=3)
+    assert ahead.predict(contents) == alone
+    assert ahead.predict([]) == []
+    assert list(ahead.stream(iter(contents[:2]))) == alone[:2]
+
+
+def test_an_embedding_is_what_the_head_is_given() -> None:
+    bundle = bundle_of(3)
+    contents = [picture(1), None, picture(2), picture(3)]
+    plain = Predictor(bundle, batch_size=2).predict(contents)
+    kept = Predictor(bundle, batch_size=2, keep_embeddings=True).predict(contents)
+    assert all(the_prediction(plain[place]).embedding == () for place in (0, 2, 3))
+    without = [f if isinstance(f, Failure) else replace(f, embedding=()) for f in kept]
+    assert without == plain
+    images = [bundle.spec.preprocessing.decode(content) for content in contents if content]
+    batch = bundle.spec.preprocessing.normalise(torch.from_numpy(np.stack(images)))
+    with torch.inference_mode():
+        maps = bundle.network.features(batch)
+    for place, expected in zip((0, 2, 3), maps.mean(dim=(2, 3)), strict=True):
+        embedding = torch.tensor(the_prediction(kept[place]).embedding)
+        assert embedding.shape == (512,)
+        torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stream_is_answered_before_it_ends() -> None:
+    taken = []
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            taken.append(True)
+            yield picture(1)
+
+    predictor = Predictor(bundle_of(3), batch_size=2, decode_threads=1)
+    assert isinstance(next(predictor.stream(endless())), Prediction)
+    assert len(taken) == 2 * (BATCHES_AHEAD + 1)
 
 
 def test_bad_neighbours_do_not_change_a_prediction() -> None:

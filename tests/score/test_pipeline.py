@@ -1,103 +1,23 @@
 """A tiny real model over one warehouse; each test looks at what one of the runs left behind."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from pyspark.sql import SparkSession
+from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, Shop, State, open_shop
 
 from catalog_batch import tables
-from catalog_batch.config import ScoreSettings
-from catalog_batch.errors import MissingTableError
-from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, load_bundle, write_bundle
-from catalog_batch.modeling.networks import build_network
+from catalog_batch.errors import GateRefusedError, MissingTableError
+from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
-from catalog_batch.modeling.preprocessing import Preprocessing
-from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.runs import Run, Status
-from catalog_batch.score.pipeline import ScoreSummary, score_catalogue
+from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
-
-NOW = datetime(2026, 1, 1)
-SPEC = BundleSpec(
-    architecture="squeezenet1_1",
-    classes=tuple(ClassLabel(f"c{index}", f"Shop/{index}") for index in range(3)),
-    preprocessing=Preprocessing(side=48, resize_side=54),
-    taxonomy_version=4,
-    training_table="training_examples",
-    training_table_version=12,
-    git_commit="0" * 40,
-    metrics={"accuracy": 0.5},
-    thresholds={},
-    created_at="2026-01-01T00:00:00Z",
-)
-SETTINGS = ScoreSettings(top_k=2, min_confidence=0.0, batch_size=2)
-UNDECODABLE = b"\xff\xd8\xff not a photo"
-
-
-@dataclass
-class State:
-    """What a run reported, and the tables after it."""
-
-    run: Run
-    summary: ScoreSummary
-    versions: tuple[int, int]
-    images: dict[str, dict[str, Any]]
-    products: dict[str, dict[str, Any]]
-
-
-@dataclass
-class Shop:
-    """Tables as ingest leaves them, and the champion of a registry."""
-
-    warehouse: Warehouse
-    model: ModelVersion
-    make_run: Callable[[str], Run]
-
-    def score(self, settings: ScoreSettings = SETTINGS, spec: BundleSpec = SPEC) -> State:
-        run = self.make_run("score")
-        summary = score_catalogue(self.warehouse, self.model, spec, settings, run)
-        scored, decided = tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS
-        return State(
-            run,
-            summary,
-            (self.warehouse.version(scored), self.warehouse.version(decided)),
-            self.rows(scored, "image_id"),
-            self.rows(decided, "product_id"),
-        )
-
-    def rows(self, table: tables.Table, key: str) -> dict[str, dict[str, Any]]:
-        rows = [row.asDict(recursive=True) for row in self.warehouse.read(table).collect()]
-        assert len({row[key] for row in rows}) == len(rows)
-        return {row[key]: row for row in rows}
-
-    def add_images(self, *contents: bytes) -> None:
-        rows = [
-            (sha256(c).hexdigest(), c, 48, 40, "JPEG", 48, 40, len(c), False, NOW, "r")
-            for c in contents
-        ]
-        self.add(rows, tables.IMAGES)
-
-    def add_links(self, *links: tuple[str, bytes]) -> None:
-        rows = [
-            (product, f"{position}.jpg", position, sha256(content).hexdigest(), 9, NOW, NOW, "r")
-            for position, (product, content) in enumerate(links)
-        ]
-        self.add(rows, tables.PRODUCT_IMAGES)
-
-    def add(self, rows: list[tuple[Any, ...]], table: tables.Table) -> None:
-        # The columns at the end of a table are those that may be null.
-        width = len(table.columns)
-        padded = [(*row, *[None] * (width - len(row))) for row in rows]
-        frame = self.warehouse.spark.createDataFrame(padded, table.schema)
-        self.warehouse.append(frame, table)
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +32,7 @@ def shop(
     make_run: Callable[[str], Run],
     photos: list[bytes],
 ) -> Shop:
-    folder = tmp_path_factory.mktemp("shop")
-    torch.manual_seed(0)
-    network = build_network(SPEC.architecture, len(SPEC.classes), image_side=48)
-    golden = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
-    write_bundle(folder / "bundle", network, SPEC, golden)
-    model = Registry(folder / "registry").register("catalogue", folder / "bundle", {})
-    shop = Shop(Warehouse(spark, str(folder / "warehouse")), model, make_run)
-    shop.warehouse.create(tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES)
-    shop.add(
-        [(f"p{n}", None, None, None, None, None, {}, NOW, "r") for n in range(1, 5)],
-        tables.PRODUCTS,
-    )
+    shop = open_shop(spark, tmp_path_factory.mktemp("shop"), make_run)
     shop.add_images(*photos[:4], UNDECODABLE)
     one, two, three = photos[:3]
     shop.add_links(
@@ -144,10 +53,10 @@ def again(shop: Shop, first: State) -> State:
 
 @pytest.fixture(scope="module")
 def grown(shop: Shop, again: State, photos: list[bytes]) -> State:
-    """Add an image, shown by the product that had none."""
+    """Add an image, shown by the product that had none, and keep its embedding."""
     shop.add_images(photos[4])
     shop.add_links(("p4", photos[4]))
-    return shop.score()
+    return shop.score(SETTINGS.model_copy(update={"keep_embeddings": True}))
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +167,24 @@ def test_a_new_image_is_scored_alone(first: State, grown: State, photos: list[by
     assert grown.images == first.images
 
 
+def test_the_embedding_of_what_is_scored_is_kept(
+    shop: Shop, grown: State, photos: list[bytes]
+) -> None:
+    bundle = load_bundle(shop.model.bundle_folder)
+    [expected] = Predictor(bundle, keep_embeddings=True).predict(photos[4:])
+    assert isinstance(expected, Prediction)
+    [row] = shop.rows(tables.IMAGE_EMBEDDINGS, "image_id").values()
+    assert row.pop("embedding") == pytest.approx(list(expected.embedding), abs=1e-4)
+    assert len(expected.embedding) == 512
+    assert row == {
+        "image_id": sha256(photos[4]).hexdigest(),
+        "model_name": "catalogue",
+        "model_version": 1,
+        "scored_at": grown.run.started_at.replace(tzinfo=None),
+        "run_id": grown.run.run_id,
+    }
+
+
 def test_only_products_whose_decision_changed_are_written(first: State, grown: State) -> None:
     changed = {name for name, row in grown.products.items() if row != first.products[name]}
     assert changed == {"p4"}
@@ -303,6 +230,21 @@ def test_a_decision_carries_the_guesses_it_was_made_of(first: State, photos: lis
     assert first.products["p4"]["top_k"] == []
 
 
+def test_a_night_that_moves_the_mix_too_far_is_refused_and_the_old_one_served(
+    shop: Shop, backed_off: State, delisted: State
+) -> None:
+    strict = SETTINGS.model_copy(
+        update={"max_drift": 0.1, "min_gate_products": 1, "min_confidence": 1.0}
+    )
+    with pytest.raises(GateRefusedError, match=r"would move by .*max_drift = 10.0%") as refused:
+        shop.score(strict)
+    assert shop.rows(tables.PRODUCT_PREDICTIONS, "product_id") == delisted.products
+    [kept] = (Path(shop.warehouse.root) / "_staging").glob("refused-*")
+    assert f"parquet.`{kept}`" in str(refused.value)
+    assert shop.warehouse.spark.read.parquet(str(kept)).count() == 3
+    shutil.rmtree(kept)
+
+
 def test_nothing_is_left_in_staging(shop: Shop, stricter: State) -> None:
     assert list((Path(shop.warehouse.root) / "_staging").iterdir()) == []
 
@@ -318,3 +260,12 @@ def test_before_any_ingest_the_missing_table_is_named(
 def test_a_delisted_product_keeps_the_prediction_it_had(backed_off: State, delisted: State) -> None:
     assert delisted.products["p2"] == backed_off.products["p2"]
     assert delisted.products["p1"]["run_id"] == delisted.run.run_id
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_row", "rows"), [(0, 9_984), (20_000, 192), (131_072, 32), (50_000_000, 32)]
+)
+def test_images_cross_to_python_in_whole_batches_of_the_model(
+    bytes_per_row: int, rows: int
+) -> None:
+    assert rows_per_arrow_batch(bytes_per_row, batch_size=32) == rows

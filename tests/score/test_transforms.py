@@ -53,17 +53,6 @@ def test_only_the_rows_of_one_model_version_are_kept(spark: SparkSession) -> Non
     )
 
 
-def test_images_with_a_prediction_are_not_scored_again(spark: SparkSession) -> None:
-    rows = [("i1", b"x"), ("i2", b"y"), ("i3", b"of no listed product")]
-    images = spark.createDataFrame(rows, "image_id string, content binary")
-    links = spark.createDataFrame([("i1",), ("i2",), ("i2",)], "image_id string")
-    scored = spark.createDataFrame([("i1",)], "image_id string")
-    assertDataFrameEqual(
-        transforms.select_unscored(images, links, scored),
-        spark.createDataFrame([("i2",)], "image_id string"),
-    )
-
-
 @pytest.fixture(scope="module")
 def combined(spark: SparkSession) -> dict[str, dict[str, Any]]:
     scored = {

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 JOB = "maintain-tables"
 
-WRITERS = ("build-training-set", "ingest", "score")
+WRITERS = ("build-training-set", "ingest", "migrate-taxonomy", "score")
 """Jobs that write with Spark: their commits and an OPTIMIZE would refuse each other."""
 
 CLUSTERED_BY = {
@@ -28,8 +28,10 @@ CLUSTERED_BY = {
     tables.PRODUCT_IMAGES.name: "product_id",
     tables.LABELS.name: "product_id",
     tables.PRODUCT_PREDICTIONS.name: "product_id",
+    tables.SHADOW_PREDICTIONS.name: "product_id",
     tables.REJECTED_IMAGES.name: "product_id",
     tables.IMAGE_PREDICTIONS.name: "image_id",
+    tables.IMAGE_EMBEDDINGS.name: "image_id",
     tables.IMAGE_DUPLICATES.name: "image_id",
 }
 """What a table is looked up by. Not ``images``: nights ask it for random hashes, which lie in every

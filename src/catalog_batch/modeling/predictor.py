@@ -1,7 +1,10 @@
 """Bytes in, categories out: what a scoring worker does with a bundle, without Spark."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +14,18 @@ from torch import Tensor
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.preprocessing import ImageDecodeError
+from catalog_batch.modeling.probe import Probe
 from catalog_batch.taxonomy import category_id, inner_nodes
+
+BATCHES_AHEAD = 2
+"""Batches that threads decode while one goes through the network."""
 
 LEAST_SUM = 0.01
 """Sums of confidences below it are not kept, and count as nothing."""
+
+
+Image = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ class Prediction:
     """Minus the temperature times the log of the sum of the exponentials of the scaled logits: high
     for pictures unlike those of training. Liu et al., 2020: https://arxiv.org/abs/2010.03759"""
 
+    embedding: tuple[float, ...] = ()
+    """What the main head is given, averaged over places where that is a map; empty unless kept."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -52,7 +66,13 @@ class Predictor:
     """Predict the categories of pictures with a loaded bundle."""
 
     def __init__(
-        self, bundle: Bundle, top_k: int = 5, batch_size: int = 32, device: str | None = None
+        self,
+        bundle: Bundle,
+        top_k: int = 5,
+        batch_size: int = 32,
+        device: str | None = None,
+        decode_threads: int = 0,
+        keep_embeddings: bool = False,
     ) -> None:
         """Take over the bundle's network.
 
@@ -62,6 +82,9 @@ class Predictor:
             top_k: Categories per picture; all of them when there are fewer.
             batch_size: Most pictures per forward pass, and held decoded at a time.
             device: ``cpu`` or ``cuda``; ``None`` stays where the bundle was loaded.
+            decode_threads: That decode ahead of the network; 0 takes the calling thread, which
+                on a single core is fastest.
+            keep_embeddings: Whether predictions have one.
 
         Raises:
             BadInputError: For a ``top_k`` or ``batch_size`` below 1.
@@ -80,24 +103,48 @@ class Predictor:
             self._classes_below[classes, column] = 1
         self._top_k = min(top_k, len(self._category_ids))
         self._batch_size = batch_size
+        self._decoders = ThreadPoolExecutor(decode_threads, "decode") if decode_threads else None
         self._device = torch.device(device or next(bundle.network.parameters()).device)
         self._network = bundle.network.to(self._device).eval()
         self._network.to(memory_format=torch.channels_last)
+        self._given_to_head: list[Tensor] | None = None
+        if keep_embeddings:
+            self._given_to_head = given = []
+            Probe(self._network)[0].register_forward_pre_hook(
+                lambda _, inputs: given.append(inputs[0])
+            )
 
     def predict(self, contents: Sequence[bytes | None]) -> list[Prediction | Failure]:
         """Predict each picture, in order; a bad one is a ``Failure`` and disturbs no other."""
-        results: list[Prediction | Failure] = []
-        for start in range(0, len(contents), self._batch_size):
-            results += self._predict_batch(contents[start : start + self._batch_size])
-        return results
+        return list(self.stream(contents))
 
-    def _predict_batch(self, contents: Sequence[bytes | None]) -> list[Prediction | Failure]:
-        decoded = [self._decode(content) for content in contents]
+    def stream(self, contents: Iterable[bytes | None]) -> Iterator[Prediction | Failure]:
+        """Predict pictures one after another, as ``predict`` does, from any number of them.
+
+        Some more than those answered are read: a batch, and with threads those decoded ahead.
+        """
+        for decoded in self._decoded(iter(contents)):
+            yield from self._predict_batch(decoded)
+
+    def _decoded(self, contents: Iterator[bytes | None]) -> Iterator[list[Image | Failure]]:
+        if self._decoders is None:
+            while batch := list(islice(contents, self._batch_size)):
+                yield [self._decode(content) for content in batch]
+            return
+        waiting = deque[list[Future[Image | Failure]]]()
+        while batch := list(islice(contents, self._batch_size)):
+            waiting.append([self._decoders.submit(self._decode, content) for content in batch])
+            if len(waiting) > BATCHES_AHEAD:
+                yield [decoding.result() for decoding in waiting.popleft()]
+        for decodings in waiting:
+            yield [decoding.result() for decoding in decodings]
+
+    def _predict_batch(self, decoded: Sequence[Image | Failure]) -> list[Prediction | Failure]:
         images = [image for image in decoded if not isinstance(image, Failure)]
         predictions = iter(self._classify(images) if images else [])
         return [item if isinstance(item, Failure) else next(predictions) for item in decoded]
 
-    def _decode(self, content: bytes | None) -> npt.NDArray[np.uint8] | Failure:
+    def _decode(self, content: bytes | None) -> Image | Failure:
         if not content:
             return Failure("no_content", "there are no bytes")
         try:
@@ -106,7 +153,7 @@ class Predictor:
             return Failure("undecodable", str(error))
 
     @torch.inference_mode()
-    def _classify(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+    def _classify(self, images: Sequence[Image]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack(images)).to(self._device)
         logits: Tensor = self._network(self._preprocessing.normalise(batch))
         scaled = logits.float() / self._temperature
@@ -115,6 +162,9 @@ class Predictor:
         sums = (confidences @ self._classes_below).tolist()
         # A stable sort and not topk: equal confidences come in class order on every machine.
         ordered, classes = confidences.sort(dim=1, descending=True, stable=True)
+        embeddings: list[list[float]] = [[]] * len(images)
+        if self._given_to_head is not None:
+            embeddings = _averaged(self._given_to_head.pop()).tolist()
         return [
             self._prediction(*row)
             for row in zip(
@@ -122,12 +172,18 @@ class Predictor:
                 classes[:, : self._top_k].tolist(),
                 sums,
                 energies,
+                embeddings,
                 strict=True,
             )
         ]
 
     def _prediction(
-        self, confidences: list[float], classes: list[int], sums: list[float], energy: float
+        self,
+        confidences: list[float],
+        classes: list[int],
+        sums: list[float],
+        energy: float,
+        embedding: list[float],
     ) -> Prediction:
         ids = [self._category_ids[index] for index in classes]
         second = confidences[1] if len(confidences) > 1 else 0.0
@@ -140,4 +196,10 @@ class Predictor:
                 if total >= LEAST_SUM
             ),
             energy=energy,
+            embedding=tuple(embedding),
         )
+
+
+def _averaged(given: Tensor) -> Tensor:
+    """Return features [N, D], or maps [N, D, H, W] averaged over places, as float32 [N, D]."""
+    return given.float() if given.dim() == 2 else given.float().flatten(2).mean(dim=2)

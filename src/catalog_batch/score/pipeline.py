@@ -9,17 +9,37 @@ from pyspark.sql import functions as F
 
 from catalog_batch import tables
 from catalog_batch.config import ScoreSettings
-from catalog_batch.errors import ReconciliationError
+from catalog_batch.errors import GateRefusedError, ReconciliationError
 from catalog_batch.modeling.bundle import BundleSpec
+from catalog_batch.moves import read_moves, with_current_category
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
+from catalog_batch.score.fingerprint import INPUTS, OUTPUTS, fingerprint, versions_of
+from catalog_batch.score.gate import Bounds, count_night
+from catalog_batch.score.selection import (
+    Scope,
+    first_of,
+    of_products,
+    select_images,
+    unfinished_products,
+)
 from catalog_batch.score.udf import prediction_udf, shipped_bundle
 from catalog_batch.spark import spark_progress
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
-from catalog_batch.warehouse import Warehouse, cached
+from catalog_batch.warehouse import Warehouse, arrow_batches_of, cached
 
 JOB = "score"
+
+ARROW_BATCH_BYTES = 4 * 2**20
+"""Images that cross from the JVM to Python at a time: more only wait there."""
+
+MAX_ARROW_ROWS = 10_000
+
+TASKS_PER_CORE = 4
+"""Of a small table: progress is told by tasks, and the last one keeps a single core busy."""
+
+EVERYTHING = Scope()
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,9 @@ class ScoreSummary:
 
     images_scored: int
     images_failed: int
+    images_left: int
+    """In scope, for the next run."""
+
     products_changed: int
     decisions: dict[str, int]
 
@@ -38,10 +61,12 @@ def score_catalogue(
     spec: BundleSpec,
     settings: ScoreSettings,
     run: Run,
+    scope: Scope = EVERYTHING,
 ) -> ScoreSummary:
     """Predict a category for every listed product, scoring only images new to this model.
 
-    A delisted product keeps the prediction that it had.
+    A delisted product keeps the prediction that it had, and so does one that shows an image which
+    this model has not scored yet.
 
     Args:
         warehouse: With the tables that ingest wrote.
@@ -49,50 +74,94 @@ def score_catalogue(
         spec: Of that bundle.
         settings: Top-k, threshold and sizes.
         run: Filled in with rows, decisions and rate.
+        scope: What of the catalogue is scored and decided.
 
     Raises:
         MissingTableError: When nothing was ingested yet.
         ReconciliationError: When the model was not called once for each image.
     """
     images_version = warehouse.version(tables.IMAGES)
-    warehouse.create(tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS)
+    read = versions_of(warehouse.root, INPUTS)
+    warehouse.create(
+        tables.IMAGE_PREDICTIONS,
+        tables.PRODUCT_PREDICTIONS,
+        tables.SHADOW_PREDICTIONS,
+        tables.RUN_LOG,
+        *([tables.IMAGE_EMBEDDINGS] if settings.keep_embeddings else []),
+    )
     warehouse.clear_staging(JOB)
     with warehouse.stamped(run_id=run.run_id, job=JOB):
-        scored, failed = _score_images(warehouse, model, settings, run, images_version)
-        products_changed = _decide_products(warehouse, model, spec, settings, run, images_version)
-    decisions = _count_decisions(warehouse)
+        scored, failed, left = _score_images(warehouse, model, settings, run, images_version, scope)
+        products_changed = _decide_products(
+            warehouse, model, spec, settings, run, images_version, scope
+        )
+    decisions = _count_decisions(warehouse, model, scope)
     run.rows_out = products_changed
-    run.counts = {"images_scored": scored, "images_failed": failed, **decisions}
+    run.counts = {
+        "images_scored": scored,
+        "images_failed": failed,
+        "images_left": left,
+        **decisions,
+    }
     run.table_versions = {tables.IMAGES.name: images_version}
     run.details = {"model": f"{model.model_name}/{model.version}"}
+    if scope.is_everything and not left:
+        led_to = versions_of(warehouse.root, OUTPUTS)
+        run.made_of = fingerprint(model, settings, {**read, **led_to})
     run.finish(Status.PUBLISHED if scored or products_changed else Status.NOTHING_TO_DO)
-    return ScoreSummary(scored, failed, products_changed, decisions)
+    return ScoreSummary(scored, failed, left, products_changed, decisions)
 
 
 def _score_images(
-    warehouse: Warehouse, model: ModelVersion, settings: ScoreSettings, run: Run, version: int
-) -> tuple[int, int]:
-    """Run the model over unscored images; return how many were scored and how many failed."""
+    warehouse: Warehouse,
+    model: ModelVersion,
+    settings: ScoreSettings,
+    run: Run,
+    version: int,
+    scope: Scope,
+) -> tuple[int, int, int]:
+    """Run the model over the images in scope; return how many were scored, failed, and are left."""
     images = warehouse.read(tables.IMAGES, version)
-    known = _predictions(warehouse, model)
-    links = warehouse.read(tables.PRODUCT_IMAGES).transform(transforms.keep_listed)
-    with cached(transforms.select_unscored(images, links, known)) as unscored:
-        run.rows_in = pending = unscored.count()
+    links = of_products(_listed_links(warehouse), scope.products)
+    with cached(select_images(images, links, _predictions(warehouse, model), scope)) as wanted:
+        there = wanted.count()
+        run.rows_in = pending = min(there, scope.max_images or there)
         if not pending:
-            return 0, 0
+            return 0, 0, there
+        chosen = wanted if pending == there else first_of(wanted, pending)
         started = time.monotonic()
+        rows = rows_per_arrow_batch(warehouse.bytes_per_row(tables.IMAGES), settings.batch_size)
         with (
+            arrow_batches_of(warehouse.spark, rows),
             shipped_bundle(warehouse.spark, model.bundle_folder) as bundle,
-            spark_progress(warehouse.spark, f"scoring {pending:,} images"),
+            spark_progress(warehouse.spark, "scoring", pending, "images"),
             warehouse.staged(
-                _predicted(_content_of(images, unscored), bundle, model, settings, run),
+                _predicted(_content_of(images, chosen), bundle, model, settings, run),
                 run.run_id,
             ) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
             failed = _check_calls(staged, pending)
-            warehouse.insert_new(staged, tables.IMAGE_PREDICTIONS)
-    return pending, failed
+            if settings.keep_embeddings:
+                # Before the predictions: an image that has one is not scored again.
+                kept = staged.where("embedding IS NOT NULL")
+                _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope)
+            _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope)
+    return pending, failed, there - pending
+
+
+def _publish(warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope) -> None:
+    if scope.rescore:
+        # The time of scoring tells the next run what comes next.
+        warehouse.upsert(staged, table, restamp=True)
+    else:
+        warehouse.insert_new(staged, table)
+
+
+def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
+    """Return as many whole batches of the model as fit, one at the least."""
+    rows = min(ARROW_BATCH_BYTES // max(bytes_per_row, 1), MAX_ARROW_ROWS)
+    return max(rows // batch_size, 1) * batch_size
 
 
 def _content_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
@@ -106,7 +175,7 @@ def _predicted(
     settings: ScoreSettings,
     run: Run,
 ) -> DataFrame:
-    predict = prediction_udf(bundle, settings.top_k, settings.batch_size)
+    predict = prediction_udf(bundle, settings.top_k, settings.batch_size, settings.keep_embeddings)
     return (
         images.transform(_spread)
         .select("image_id", predict("content").alias("prediction"))
@@ -122,11 +191,11 @@ def _predicted(
 
 
 def _spread(images: DataFrame) -> DataFrame:
-    """Give every core work when a table is too small for Spark to split its files."""
+    """Give every core work, in several tasks, when a table is too small for Spark to split."""
     cores = images.sparkSession.sparkContext.defaultParallelism
     if images.rdd.getNumPartitions() >= cores:
         return images
-    return images.repartition(cores)
+    return images.repartition(TASKS_PER_CORE * cores)
 
 
 def _check_calls(staged: DataFrame, pending: int) -> int:
@@ -152,6 +221,7 @@ def _decide_products(
     settings: ScoreSettings,
     run: Run,
     images_version: int,
+    scope: Scope,
 ) -> int:
     classes = [label.path for label in spec.classes]
     paths = {category_id(node): node for node in inner_nodes(classes)}
@@ -164,17 +234,86 @@ def _decide_products(
         "predicted_at": run.started_at,
         "run_id": run.run_id,
     }
-    products = warehouse.read(tables.PRODUCTS).transform(transforms.keep_listed)
+    predictions = _predictions(warehouse, model)
+    links = of_products(_listed_links(warehouse), scope.products)
+    products = of_products(
+        warehouse.read(tables.PRODUCTS).transform(transforms.keep_listed), scope.products
+    ).join(unfinished_products(links, predictions), "product_id", "left_anti")
     decisions = (
-        warehouse.read(tables.PRODUCT_IMAGES)
-        .transform(transforms.keep_listed)
-        .transform(transforms.select_product_scores, _predictions(warehouse, model), settings.top_k)
+        links.transform(transforms.select_product_scores, predictions, settings.top_k)
         .transform(transforms.with_every_product, products)
         .transform(transforms.with_decision, _rules(spec, settings))
         .transform(transforms.with_category_path, paths)
         .withColumns({name: F.lit(value) for name, value in lineage.items()})
+        .transform(with_current_category, read_moves(warehouse))
     )
-    return warehouse.upsert(decisions, tables.PRODUCT_PREDICTIONS)
+    with warehouse.staged(decisions, f"{run.run_id}-decisions") as staged:
+        _check_decisions(staged)
+        if not scope.shadow:
+            _pass_gate(warehouse, staged, spec, settings, run)
+        changed = warehouse.upsert(staged, _target(scope))
+    if changed:
+        _require_own_commit(warehouse, _target(scope), run)
+    return changed
+
+
+def _target(scope: Scope) -> tables.Table:
+    return tables.SHADOW_PREDICTIONS if scope.shadow else tables.PRODUCT_PREDICTIONS
+
+
+def _check_decisions(decisions: DataFrame) -> None:
+    """Make sure that each product has just one row."""
+    counted = decisions.agg(
+        F.count("*").alias("rows"), F.count_distinct("product_id").alias("products")
+    ).collect()[0]
+    if counted["rows"] != counted["products"]:
+        raise ReconciliationError(
+            f"{counted['rows']} decisions were made for {counted['products']} products. Nothing "
+            "was published. Run again; if it repeats, report it as a bug."
+        )
+
+
+def _pass_gate(
+    warehouse: Warehouse,
+    decisions: DataFrame,
+    spec: BundleSpec,
+    settings: ScoreSettings,
+    run: Run,
+) -> None:
+    categories = warehouse.read_or_empty(tables.CATEGORIES)
+    trees = decisions.select("taxonomy_version").distinct()
+    known = categories.join(F.broadcast(trees), "taxonomy_version", "left_semi")
+    figures = count_night(
+        decisions,
+        warehouse.read(tables.PRODUCT_PREDICTIONS),
+        [row["category_id"] for row in known.select("category_id").distinct().collect()],
+    )
+    run.measures["drift"] = round(figures.drift, 4)
+    problems = figures.refusals(Bounds.of(settings))
+    if not problems:
+        return
+    kept = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
+    raise GateRefusedError(
+        f"{'; '.join(problems)}. No decision was published, the old ones are served. Those refused "
+        f"are kept: catalog-batch sql 'SELECT decision, category_path, count(*) FROM "
+        f"parquet.`{kept}` GROUP BY 1, 2'. Look at the model and at last night's images, or raise "
+        "the bound with --set if this is meant."
+    )
+
+
+def _require_own_commit(warehouse: Warehouse, table: tables.Table, run: Run) -> None:
+    """Make sure that no run of another machine wrote in between: its lock is not ours."""
+    stamp = warehouse.last_user_metadata(table)
+    if stamp.get("run_id") != run.run_id:
+        raise ReconciliationError(
+            f"The last commit of {table.name!r} is of run "
+            f"{stamp.get('run_id')!r}, and this one is {run.run_id!r}: two runs write at once. See "
+            "that the scheduler starts one at a time, and run again."
+        )
+
+
+def _listed_links(warehouse: Warehouse) -> DataFrame:
+    return warehouse.read(tables.PRODUCT_IMAGES).transform(transforms.keep_listed)
 
 
 def _rules(spec: BundleSpec, settings: ScoreSettings) -> transforms.Rules:
@@ -202,6 +341,9 @@ def _predictions(warehouse: Warehouse, model: ModelVersion) -> DataFrame:
     )
 
 
-def _count_decisions(warehouse: Warehouse) -> dict[str, int]:
-    counted = warehouse.read(tables.PRODUCT_PREDICTIONS).groupBy("decision").count().collect()
+def _count_decisions(warehouse: Warehouse, model: ModelVersion, scope: Scope) -> dict[str, int]:
+    rows = warehouse.read(_target(scope))
+    if scope.shadow:
+        rows = rows.transform(transforms.keep_of_model, model.model_name, model.version)
+    counted = rows.groupBy("decision").count().collect()
     return {row["decision"]: row["count"] for row in sorted(counted)}

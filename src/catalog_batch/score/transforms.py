@@ -23,15 +23,6 @@ def keep_listed(rows: DataFrame) -> DataFrame:
     return rows.where(F.col("delisted_at").isNull())
 
 
-def select_unscored(images: DataFrame, links: DataFrame, scored: DataFrame) -> DataFrame:
-    """Return the ids of images that a link shows, without a prediction; bytes are not read."""
-    return (
-        images.select("image_id")
-        .join(links, "image_id", "left_semi")
-        .join(scored.select("image_id"), "image_id", "left_anti")
-    )
-
-
 def select_product_scores(
     product_images: DataFrame, scored: DataFrame, top_k: int = 5
 ) -> DataFrame:

@@ -1,0 +1,71 @@
+"""A night like the last one is known without Spark; one that differs in anything is not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from tests.score.shop import NOW, SETTINGS, Shop, open_shop
+
+from catalog_batch import ledger, tables
+from catalog_batch.runs import RUN_LOG, Run
+from catalog_batch.score.fingerprint import is_done
+from catalog_batch.score.selection import Scope
+
+
+@pytest.fixture(scope="module")
+def shop(
+    spark: SparkSession,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> Shop:
+    shop = open_shop(spark, tmp_path_factory.mktemp("shop"), make_run)
+    shop.add_images(make_jpeg(0), make_jpeg(1))
+    shop.add_links(("p1", make_jpeg(0)), ("p2", make_jpeg(1)))
+    return shop
+
+
+def done(shop: Shop, **changes: object) -> bool:
+    settings = SETTINGS.model_copy(update=changes)
+    return is_done(shop.warehouse.root, "score", shop.model, settings)
+
+
+def scored(shop: Shop, scope: Scope = Scope()) -> Run:  # noqa: B008 - frozen
+    """Score, and log the run as a job does."""
+    run = shop.score(scope=scope).run
+    run.finished_at = run.started_at
+    ledger.append_rows(shop.warehouse.root, RUN_LOG, [run.row()])
+    return run
+
+
+def test_a_night_is_done_once_all_of_it_was_scored_and_as_long_as_nothing_changes(
+    shop: Shop, make_jpeg: Callable[..., bytes]
+) -> None:
+    assert not done(shop)
+    assert scored(shop, Scope(max_images=1)).made_of is None
+    assert not done(shop)
+    assert scored(shop, Scope(products=("p1", "p2"))).made_of is None
+    assert not done(shop)
+    scored(shop)
+    assert done(shop)
+    assert not done(shop, min_confidence=0.9)
+    assert not is_done(shop.warehouse.root, "score", shop.register(seed=5), SETTINGS)
+
+    shop.add_images(make_jpeg(2), at=NOW)
+    assert not done(shop)
+    scored(shop)
+    assert done(shop)
+
+    # What is published was changed by somebody else.
+    shop.warehouse.append(
+        shop.warehouse.read(tables.PRODUCT_PREDICTIONS).limit(1), tables.PRODUCT_PREDICTIONS
+    )
+    assert not done(shop)
+
+
+def test_a_log_of_an_earlier_release_says_nothing(tmp_path: Path, shop: Shop) -> None:
+    assert not is_done(str(tmp_path), "score", shop.model, SETTINGS)
+    old = shop.warehouse.spark.range(1).selectExpr("'score' AS job")
+    old.write.format("delta").save(str(tmp_path / RUN_LOG))
+    assert not is_done(str(tmp_path), "score", shop.model, SETTINGS)

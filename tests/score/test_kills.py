@@ -1,0 +1,91 @@
+"""A scoring that is killed at any point is completed by the next run, as if nothing had been."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from tests.score.shop import UNDECODABLE, Shop, open_shop
+
+from catalog_batch import tables
+from catalog_batch.runs import Run, Status
+from catalog_batch.score import pipeline
+from catalog_batch.warehouse import Warehouse
+
+POINTS = {
+    "after the images were predicted": (pipeline, "_check_calls"),
+    "after the predictions were merged": (pipeline, "_decide_products"),
+    "after the products were decided": (pipeline, "_check_decisions"),
+    "before the decisions are merged": (Warehouse, "upsert"),
+    "after the decisions were merged": (pipeline, "_require_own_commit"),
+}
+OWN = {"run_id", "scored_at", "predicted_at"}
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing that catches errors sees it."""
+
+
+@pytest.fixture(scope="module")
+def fresh(
+    spark: SparkSession,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> Shop:
+    """Return a shop that was never scored, to be copied."""
+    shop = open_shop(spark, tmp_path_factory.mktemp("fresh"), make_run)
+    photos = [make_jpeg(0), make_jpeg(1), UNDECODABLE]
+    shop.add_images(*photos)
+    shop.add_links(*zip(("p1", "p2", "p3"), photos, strict=True))
+    return shop
+
+
+def copy_of(shop: Shop, folder: Path) -> Shop:
+    target = folder / "warehouse"
+    shutil.copytree(shop.warehouse.root, target)
+    return Shop(Warehouse(shop.warehouse.spark, str(target)), shop.model, shop.make_run)
+
+
+def content(shop: Shop) -> list[dict[str, Any]]:
+    rows = [
+        *shop.rows(tables.IMAGE_PREDICTIONS, "image_id").values(),
+        *shop.rows(tables.PRODUCT_PREDICTIONS, "product_id").values(),
+    ]
+    return sorted(({k: v for k, v in row.items() if k not in OWN} for row in rows), key=repr)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fresh: Shop, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    shop = copy_of(fresh, tmp_path_factory.mktemp("undisturbed"))
+    shop.score()
+    return content(shop)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_after_a_kill_leaves_what_an_undisturbed_one_does(
+    fresh: Shop,
+    undisturbed: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+) -> None:
+    def kill(*_: Any) -> None:
+        raise KilledError
+
+    shop = copy_of(fresh, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(*POINTS[point], kill)
+        patch.setattr(Warehouse, "_remove", lambda *_: None)
+        with pytest.raises(KilledError):
+            shop.score()
+    staging = Path(shop.warehouse.root) / "_staging"
+    assert list(staging.iterdir())
+
+    again = shop.score()
+    assert content(shop) == undisturbed
+    expected = Status.NOTHING_TO_DO if point.startswith("after the decisions") else Status.PUBLISHED
+    assert again.run.status is expected
+    assert list(staging.iterdir()) == []

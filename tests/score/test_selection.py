@@ -1,0 +1,200 @@
+"""What a run scores and decides when it is not to do all at once."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from tests.score.shop import NOW, UNDECODABLE, Shop, State, open_shop
+
+from catalog_batch import tables
+from catalog_batch.errors import BadInputError
+from catalog_batch.runs import Run, Status
+from catalog_batch.score.selection import Scope, read_product_ids, require_shadow
+
+
+def name(content: bytes) -> str:
+    return sha256(content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def photos(make_jpeg: Callable[..., bytes]) -> list[bytes]:
+    return [make_jpeg(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def shop(
+    spark: SparkSession,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_run: Callable[[str], Run],
+    photos: list[bytes],
+) -> Shop:
+    """Return a shop whose images came on three days: p1 has the oldest and the newest."""
+    shop = open_shop(spark, tmp_path_factory.mktemp("shop"), make_run)
+    for day, content in enumerate((photos[0], photos[1], UNDECODABLE, photos[2])):
+        shop.add_images(content, at=NOW + timedelta(days=day))
+    shop.add_links(("p1", photos[0]), ("p1", photos[2]), ("p2", photos[1]), ("p3", UNDECODABLE))
+    return shop
+
+
+@pytest.fixture(scope="module")
+def slices(shop: Shop) -> list[State]:
+    """Score two images at a time, until nothing is left, and once more."""
+    return [shop.score(scope=Scope(max_images=2)) for _ in range(3)]
+
+
+def test_the_newest_images_come_first_and_the_next_run_goes_on(
+    slices: list[State], photos: list[bytes]
+) -> None:
+    first, second, _ = slices
+    assert set(first.images) == {name(photos[2]), name(UNDECODABLE)}
+    assert set(second.images) - set(first.images) == {name(photos[0]), name(photos[1])}
+    counts = [(each.summary.images_scored, each.summary.images_left) for each in slices]
+    assert counts == [(2, 2), (2, 0), (0, 0)]
+    assert [each.run.status for each in slices] == [
+        Status.PUBLISHED,
+        Status.PUBLISHED,
+        Status.NOTHING_TO_DO,
+    ]
+
+
+def test_a_product_is_decided_once_all_its_images_are_scored(slices: list[State]) -> None:
+    first, second, third = slices
+    # p1 shows an older image, which is not scored yet; p4 shows none.
+    assert {product: row["reason"] for product, row in first.products.items()} == {
+        "p3": "no_usable_image",
+        "p4": "no_usable_image",
+    }
+    assert second.products["p1"]["image_count"] == 2
+    assert set(second.products) == {"p1", "p2", "p3", "p4"}
+    assert third.products == second.products
+
+
+@pytest.fixture(scope="module")
+def champion(shop: Shop, slices: list[State]) -> list[State]:
+    """Let another version score the same in slices of one."""
+    model = shop.register(seed=1)
+    return [shop.score(model=model, scope=Scope(max_images=1)) for _ in range(4)]
+
+
+def test_a_new_model_goes_through_in_slices_while_old_predictions_stay(
+    champion: list[State],
+) -> None:
+    versions = [
+        {product: row["model_version"] for product, row in each.products.items()}
+        for each in champion
+    ]
+    # Newest first: p1's newest, p3's, p2's, p1's oldest.
+    assert versions == [
+        {"p1": 1, "p2": 1, "p3": 1, "p4": 2},
+        {"p1": 1, "p2": 1, "p3": 2, "p4": 2},
+        {"p1": 1, "p2": 2, "p3": 2, "p4": 2},
+        {"p1": 2, "p2": 2, "p3": 2, "p4": 2},
+    ]
+    assert [each.summary.images_left for each in champion] == [3, 2, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def narrowed(shop: Shop, champion: list[State]) -> dict[str, State]:
+    model = shop.register(seed=2)
+    return {
+        "products": shop.score(model=model, scope=Scope(products=("p2", "p9"))),
+        "since": shop.score(model=model, scope=Scope(since=NOW + timedelta(days=3))),
+    }
+
+
+def test_of_named_products_only_those_are_scored_and_decided(
+    narrowed: dict[str, State], photos: list[bytes]
+) -> None:
+    state = narrowed["products"]
+    of_run = {key for key, row in state.images.items() if row["run_id"] == state.run.run_id}
+    assert of_run == {name(photos[1])}
+    changed = {key for key, row in state.products.items() if row["model_version"] == 3}
+    assert changed == {"p2"}
+
+
+def test_images_that_are_older_are_left_alone(
+    narrowed: dict[str, State], photos: list[bytes]
+) -> None:
+    state = narrowed["since"]
+    of_run = {key for key, row in state.images.items() if row["run_id"] == state.run.run_id}
+    assert of_run == {name(photos[2])}
+    assert state.products["p1"]["model_version"] == 2
+
+
+@pytest.fixture(scope="module")
+def rescored(shop: Shop, narrowed: dict[str, State]) -> list[State]:
+    """Score again what the first version has scored, two images at a time."""
+    return [shop.score(scope=Scope(rescore=True, max_images=2)) for _ in range(2)]
+
+
+def test_images_are_scored_again_each_once_in_slices(rescored: list[State]) -> None:
+    runs = [each.run.run_id for each in rescored]
+    by_run = [
+        {key for key, row in rescored[1].images.items() if row["run_id"] == run} for run in runs
+    ]
+    assert [len(images) for images in by_run] == [2, 2]
+    assert [each.summary.images_scored for each in rescored] == [2, 2]
+
+
+@pytest.fixture(scope="module")
+def shadowed(shop: Shop, rescored: list[State]) -> tuple[State, dict[str, dict[str, Any]]]:
+    """Let another version score beside the published one; returns its decisions as well."""
+    state = shop.score(model=shop.register(seed=3), scope=Scope(shadow=True))
+    return state, shop.rows(tables.SHADOW_PREDICTIONS, "product_id")
+
+
+def test_a_challenger_writes_beside_and_never_into_what_is_published(
+    rescored: list[State], shadowed: tuple[State, dict[str, dict[str, Any]]]
+) -> None:
+    state, beside = shadowed
+    assert state.products == rescored[1].products
+    assert {row["model_version"] for row in beside.values()} == {4}
+    assert set(beside) == {"p1", "p2", "p3", "p4"}
+    assert state.summary.images_scored == 4
+    assert sum(state.summary.decisions.values()) == 4
+
+
+def test_a_view_shows_who_changes_and_which_way(
+    shop: Shop, rescored: list[State], shadowed: tuple[State, dict[str, dict[str, Any]]]
+) -> None:
+    state, beside = shadowed
+    shop.warehouse.create(*tables.ALL_TABLES)
+    shop.warehouse.register()
+    rows = shop.warehouse.spark.sql("SELECT * FROM challenger_changes").collect()
+    pairs = Counter(
+        (row["category_path"] or "(withheld)", beside[product]["category_path"] or "(withheld)")
+        for product, row in state.products.items()
+    )
+    found = {(row["published_path"], row["shadow_path"]): row["products"] for row in rows}
+    assert found == dict(pairs)
+    assert {row["is_change"] for row in rows if row["published_path"] == row["shadow_path"]} == {
+        False
+    }
+
+
+def test_a_challenger_is_not_published() -> None:
+    with pytest.raises(BadInputError, match=r"'catalogue@challenger' was not promoted.*--shadow"):
+        require_shadow("catalogue@challenger", Scope())
+    require_shadow("catalogue@challenger", Scope(shadow=True))
+    require_shadow("catalogue@champion", Scope())
+
+
+def test_a_list_of_products_is_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "products.txt"
+    path.write_text("\ufeffp2\n\n  p1 \r\np2\n", encoding="utf-8")
+    assert read_product_ids(path) == ("p2", "p1")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00"])
+def test_a_list_of_no_products_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "products.txt"
+    path.write_bytes(content)
+    with pytest.raises(BadInputError, match=r"products.txt.*one product id a line"):
+        read_product_ids(path)
+    with pytest.raises(BadInputError, match=r"missing.txt' cannot be read"):
+        read_product_ids(tmp_path / "missing.txt")
