@@ -5,12 +5,14 @@ Rows are those of ``image_predictions`` that a model decides: id, best categorie
 
 import io
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from catalog_batch.modeling.bundle import load_bundle
@@ -33,45 +35,61 @@ def shipped(bundle: Path) -> Score:
 
     def score(contents: Sequence[bytes]) -> list[dict[str, Any]]:
         results = predictor.predict(contents)
-        return [_row(result.top_k, result.margin) for result in results if not _failed(result)]
+        return [_row(result.top_k) for result in results if not _failed(result)]
 
     return score
 
 
-def published(bundle: Path) -> Score:
-    """Return the arithmetic of published benchmarks.
+class Published:
+    """The arithmetic of published benchmarks.
 
     Full decode, resizing in floating point, planes of colour, an eager network.
     """
-    loaded = load_bundle(bundle)
-    names = [label.category_id for label in loaded.spec.classes]
-    steps = loaded.spec.preprocessing
-    network = loaded.network.to(memory_format=torch.contiguous_format).eval()
-    transform = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Resize(steps.resize_side, antialias=True),
-            v2.CenterCrop(steps.side),
-            v2.Normalize(steps.mean, steps.std),
-        ]
-    )
+
+    def __init__(self, bundle: Path) -> None:
+        loaded = load_bundle(bundle)
+        self._names = [label.category_id for label in loaded.spec.classes]
+        self._network = loaded.network.to(memory_format=torch.contiguous_format).eval()
+        steps = loaded.spec.preprocessing
+        self.side = steps.side
+        self._transform = v2.Compose(
+            [
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Resize(steps.resize_side, antialias=True),
+                v2.CenterCrop(steps.side),
+                v2.Normalize(steps.mean, steps.std),
+            ]
+        )
+
+    def tensor(self, content: bytes) -> Tensor:
+        """Decode a picture: float32 [3, side, side]."""
+        picture: Tensor = self._transform(Image.open(io.BytesIO(content)).convert("RGB"))
+        return picture
 
     @torch.inference_mode()
-    def score(contents: Sequence[bytes]) -> list[dict[str, Any]]:
+    def answers(self, pictures: Tensor) -> list[dict[str, Any]]:
+        """Score float32 [N, 3, side, side]."""
+        best = self._network(pictures).softmax(1).topk(min(TOP_K, len(self._names)))
+        shares, classes = best.values.tolist(), best.indices.tolist()
+        return [
+            _row([(self._names[index], part) for index, part in zip(found, share, strict=True)])
+            for found, share in zip(classes, shares, strict=True)
+        ]
+
+    def __call__(self, contents: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Decode and score, a batch at a time."""
         rows = list[dict[str, Any]]()
         for start in range(0, len(contents), BATCH):
-            pictures = [
-                transform(Image.open(io.BytesIO(content)).convert("RGB"))
-                for content in contents[start : start + BATCH]
-            ]
-            shares, classes = network(torch.stack(pictures)).softmax(1).topk(TOP_K)
-            for share, best in zip(shares.tolist(), classes.tolist(), strict=True):
-                top_k = tuple(zip([names[index] for index in best], share, strict=True))
-                rows.append(_row(top_k, share[0] - share[1]))
+            batch = contents[start : start + BATCH]
+            rows += self.answers(torch.stack([self.tensor(content) for content in batch]))
         return rows
 
-    return score
+
+@cache
+def published(bundle: Path) -> Published:
+    """Return the one of this process."""
+    return Published(bundle)
 
 
 ARITHMETIC = {"shipped": shipped, "published": published}
@@ -83,6 +101,7 @@ def _failed(result: object) -> bool:
     return False
 
 
-def _row(top_k: Sequence[tuple[str, float]], margin: float) -> dict[str, Any]:
+def _row(top_k: Sequence[tuple[str, float]]) -> dict[str, Any]:
     guesses = [{"category_id": name, "confidence": share} for name, share in top_k]
-    return {"top_k": guesses, "margin": margin}
+    first, second = [*(share for _, share in top_k), 0.0][:2]
+    return {"top_k": guesses, "margin": first - second}

@@ -52,7 +52,8 @@ def score_table(images: str, bundle: str, output: str, arithmetic: str) -> float
     import ray
 
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-    ray.init(num_cpus=ACTORS, include_dashboard=False, logging_level="warning")
+    # More than the machine has: tasks that read and write need a CPU beside the actors.
+    ray.init("local", num_cpus=2 * ACTORS, include_dashboard=False, logging_level="warning")
     opened = time.monotonic()
     files = [unquote(uri.removeprefix("file://")) for uri in DeltaTable(images).file_uris()]
     scorer: Any = Scorer

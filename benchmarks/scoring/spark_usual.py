@@ -9,26 +9,19 @@ Arrow as lists of floats, another one runs the model on them. Both compute as pu
 do, in the project's own session, and write the same columns.
 """
 
-import io
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from benchmarks.scoring.arithmetic import TOP_K, published
-from PIL import Image
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from torchvision.transforms import v2
 
 from catalog_batch.config import SparkSettings
-from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.spark import build_session
 
 ANSWER_DDL = "top_k array<struct<category_id: string, confidence: float>>, margin float"
@@ -39,8 +32,10 @@ def with_iterator(images: DataFrame, bundle: str) -> DataFrame:
 
     @F.pandas_udf(ANSWER_DDL)  # type: ignore[call-overload]
     def predict(contents: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        torch.set_num_threads(1)
-        score = published(Path(bundle))
+        from benchmarks.scoring.arithmetic import Published
+
+        _one_thread()
+        score = Published(Path(bundle))
         for batch in contents:
             yield pd.DataFrame(score(batch.tolist()))
 
@@ -52,34 +47,17 @@ def with_two_udfs(images: DataFrame, bundle: str) -> DataFrame:
 
     @F.pandas_udf("array<float>")  # type: ignore[call-overload]
     def as_tensor(contents: pd.Series) -> pd.Series:
-        transform = _transform(bundle)
-        return contents.map(
-            lambda content: (
-                transform(Image.open(io.BytesIO(content)).convert("RGB")).numpy().ravel()
-            )
-        )
+        from benchmarks.scoring.arithmetic import published
+
+        return contents.map(lambda content: published(Path(bundle)).tensor(content).numpy().ravel())
 
     @F.pandas_udf(ANSWER_DDL)  # type: ignore[call-overload]
     def predict(tensors: pd.Series) -> pd.DataFrame:
-        torch.set_num_threads(1)
-        loaded = _loaded(bundle)
-        side = loaded.spec.preprocessing.side
-        batch = torch.from_numpy(np.stack(tensors.tolist()).reshape(-1, 3, side, side))
-        with torch.inference_mode():
-            shares, classes = loaded.network(batch).softmax(1).topk(TOP_K)
-        names = [label.category_id for label in loaded.spec.classes]
-        return pd.DataFrame(
-            {
-                "top_k": [
-                    [
-                        {"category_id": names[index], "confidence": part}
-                        for index, part in zip(best, share, strict=True)
-                    ]
-                    for best, share in zip(classes.tolist(), shares.tolist(), strict=True)
-                ],
-                "margin": (shares[:, 0] - shares[:, 1]).tolist(),
-            }
-        )
+        from benchmarks.scoring.arithmetic import published
+
+        _one_thread()
+        score = published(Path(bundle))
+        return pd.DataFrame(score.answers(_stacked(tensors, score.side)))
 
     tensors = images.select("image_id", as_tensor("content").alias("tensor"))
     return tensors.select("image_id", predict("tensor").alias("answer"))
@@ -91,25 +69,16 @@ WAYS: dict[str, Callable[[DataFrame, str], DataFrame]] = {
 }
 
 
-@cache
-def _loaded(bundle: str) -> Bundle:
-    loaded = load_bundle(Path(bundle))
-    loaded.network.to(memory_format=torch.contiguous_format).eval()
-    return loaded
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
-@cache
-def _transform(bundle: str) -> Any:
-    steps = _loaded(bundle).spec.preprocessing
-    return v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Resize(steps.resize_side, antialias=True),
-            v2.CenterCrop(steps.side),
-            v2.Normalize(steps.mean, steps.std),
-        ]
-    )
+def _stacked(tensors: pd.Series, side: int) -> Any:
+    import torch
+
+    return torch.from_numpy(np.stack(tensors.tolist()).reshape(-1, 3, side, side))
 
 
 def main(images: str, bundle: str, output: str, way: str) -> None:

@@ -123,7 +123,9 @@ class Reading:
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             return dict(json.loads(line))
-        sys.exit(f"{self._lane.title} failed with exit code {self._process.wait()}, see above.")
+        self._process.communicate()
+        code = self._process.returncode
+        sys.exit(f"{self._lane.title} failed with exit code {code}, see above.")
 
 
 Run = dict[str, Any]

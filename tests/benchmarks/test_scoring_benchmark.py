@@ -2,17 +2,19 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from benchmarks.measure import Finished
-from benchmarks.scoring import bare_loop, compare, ray_data, spark_usual
+from benchmarks.scoring import bare_loop, compare, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
 from benchmarks.scoring.compare import BARE, ITERATOR, LANES, OURS, TWO_UDFS, Runs, Size
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
+from tests.commands import run_command
 from tests.score.shop import register
 
 from catalog_batch.modeling.bundle import load_bundle
@@ -66,7 +68,10 @@ def test_ray_data_answers_for_every_image(
     images: Path, bundle: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    ray_data.score_table(str(images), str(bundle), str(output), "shipped")
+    inputs = [str(images), str(bundle), str(output), "shipped"]
+    finished = run_command([sys.executable, "-m", "benchmarks.scoring.ray_data", *inputs])
+    assert finished.exit_code == 0, finished.errors
+    assert finished.status["images"] == COUNT
     assert compare.best_categories(output) == expected
 
 

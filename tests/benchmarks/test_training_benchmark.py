@@ -127,6 +127,8 @@ def test_the_steady_state_is_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPa
     # 2,304 images are 72 batches; 32 of them are held to be drawn from, 10 warm up.
     clock = SimpleNamespace(perf_counter=iter([0.0, *clock_of(72), 99.0]).__next__)
     monkeypatch.setattr(reading, "time", clock)
+    settings = TrainSettings(batch_size=32, shuffle_rows=32 * 32)
+    monkeypatch.setattr(reading, "SETTINGS", settings)
     pace = reading.time_epoch([(torch.zeros(32), None)] * 72, 2304)
     assert (pace.images, pace.seconds, pace.first_batch_seconds) == (2304, 99.0, 5.0)
     assert pace.steady_images_per_second == pytest.approx(32 / 0.5)
