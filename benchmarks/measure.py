@@ -6,18 +6,20 @@ lost their parent, as Spark's Python workers and its JVM do when a driver ends.
 
 import argparse
 import json
+import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 RESULTS = Path(__file__).parent / "results"
 IDLE_SHARE = 0.8
@@ -57,6 +59,58 @@ class Finished:
 
     stored_bytes: int = 0
     """Size of the data files of the table that it left."""
+
+
+class Counted(Protocol):
+    """How many images the two runs of a round have."""
+
+    @property
+    def part(self) -> int: ...
+    @property
+    def whole(self) -> int: ...
+
+
+@dataclass
+class Runs:
+    """The timed runs of one lane on a part of the images and on all of them, by round."""
+
+    size: Counted
+    part: list[Finished] = field(default_factory=list)
+    whole: list[Finished] = field(default_factory=list)
+
+    @property
+    def images_per_second(self) -> float:
+        """The steady state; no number where start-up varies by more than the images take."""
+        seconds = self._more(_seconds)
+        return self._images / seconds if seconds > 0 else math.nan
+
+    @property
+    def cpu_ms_per_image(self) -> float:
+        return 1000 * self._more(_cpu_seconds) / self._images
+
+    @property
+    def start_up_seconds(self) -> float:
+        steady = self.size.part / self.images_per_second
+        return statistics.median(map(_seconds, self.part)) - steady
+
+    @property
+    def _images(self) -> int:
+        return self.size.whole - self.size.part
+
+    def _more(self, measure: Callable[[Finished], float]) -> float:
+        """Return what a run on all photos has more of than a run on a part."""
+        # Of each its median: the difference of two runs has the noise of both.
+        return statistics.median(map(measure, self.whole)) - statistics.median(
+            map(measure, self.part)
+        )
+
+
+def _seconds(run: Finished) -> float:
+    return run.seconds
+
+
+def _cpu_seconds(run: Finished) -> float:
+    return run.cpu_seconds
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,17 @@ other photos take: the steady state. What is left of a run is start-up. The usua
 a session with the same settings as ours.
 """
 
-import math
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ingest.lanes import BARE, LANES, OURS, USUAL, Lane
 from benchmarks.ingest.photos import BIG, SMALL, Dataset, PhotoKind, make_photos
-from benchmarks.measure import Finished, Goal, arguments, require_idle, table, write_result
+from benchmarks.measure import Finished, Goal, Runs, arguments, require_idle, table, write_result
 
 VERSUS_BARE = 0.80
 VERSUS_USUAL = 3.0
@@ -39,49 +38,6 @@ class Size:
 # The part is large enough that all of a lane is warm before what is counted.
 FULL = (Size(BIG, 500, 3000, 3), Size(SMALL, 1000, 5000, 5))
 QUICK = (Size(BIG, 100, 600, 1), Size(SMALL, 200, 2000, 1))
-
-
-@dataclass
-class Runs:
-    """The timed runs of one lane on one size, by round."""
-
-    size: Size
-    part: list[Finished] = field(default_factory=list)
-    whole: list[Finished] = field(default_factory=list)
-
-    @property
-    def images_per_second(self) -> float:
-        """The steady state; no number where start-up varies by more than the images take."""
-        seconds = self._more(_seconds)
-        return self._images / seconds if seconds > 0 else math.nan
-
-    @property
-    def cpu_ms_per_image(self) -> float:
-        return 1000 * self._more(_cpu_seconds) / self._images
-
-    @property
-    def start_up_seconds(self) -> float:
-        steady = self.size.part / self.images_per_second
-        return statistics.median(map(_seconds, self.part)) - steady
-
-    @property
-    def _images(self) -> int:
-        return self.size.whole - self.size.part
-
-    def _more(self, measure: Callable[[Finished], float]) -> float:
-        """Return what a run on all photos has more of than a run on a part."""
-        # Of each its median: the difference of two runs has the noise of both.
-        return statistics.median(map(measure, self.whole)) - statistics.median(
-            map(measure, self.part)
-        )
-
-
-def _seconds(run: Finished) -> float:
-    return run.seconds
-
-
-def _cpu_seconds(run: Finished) -> float:
-    return run.cpu_seconds
 
 
 LaneRuns = dict[str, Runs]

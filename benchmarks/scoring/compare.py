@@ -13,13 +13,12 @@ where it cannot be imported: ``benchmarks/scoring/daft_frames.py`` says how it g
 """
 
 import importlib.util
-import math
 import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -29,6 +28,7 @@ from benchmarks.ingest.lanes import CATALOG_BATCH
 from benchmarks.measure import (
     Finished,
     Goal,
+    Runs,
     arguments,
     require_idle,
     run_command,
@@ -113,48 +113,14 @@ FULL, QUICK = Size(500, 2640, 3), Size(100, 400, 1)
 
 
 @dataclass
-class Runs:
-    """The timed runs of one lane, by round."""
+class ScoringRuns(Runs):
+    """The timed runs of one lane, and what it answered."""
 
-    size: Size
-    part: list[Finished] = field(default_factory=list)
-    whole: list[Finished] = field(default_factory=list)
     agreement: float = 1.0
     """Share of the images whose best category is that of the bare loop."""
 
-    @property
-    def images_per_second(self) -> float:
-        """The steady state; no number where start-up varies by more than the images take."""
-        seconds = self._more(_seconds)
-        return self._images / seconds if seconds > 0 else math.nan
 
-    @property
-    def cpu_ms_per_image(self) -> float:
-        return 1000 * self._more(_cpu_seconds) / self._images
-
-    @property
-    def start_up_seconds(self) -> float:
-        return statistics.median(map(_seconds, self.part)) - self.size.part / self.images_per_second
-
-    @property
-    def _images(self) -> int:
-        return self.size.whole - self.size.part
-
-    def _more(self, measure: Callable[[Finished], float]) -> float:
-        return statistics.median(map(measure, self.whole)) - statistics.median(
-            map(measure, self.part)
-        )
-
-
-def _seconds(run: Finished) -> float:
-    return run.seconds
-
-
-def _cpu_seconds(run: Finished) -> float:
-    return run.cpu_seconds
-
-
-LaneRuns = dict[str, Runs]
+LaneRuns = dict[str, ScoringRuns]
 
 
 def best_categories(output: Path) -> dict[str, str]:
@@ -170,7 +136,7 @@ def best_categories(output: Path) -> dict[str, str]:
 def measure_lanes(size: Size, data: Path) -> LaneRuns:
     """Run all lanes round by round; the warm-up is not returned."""
     part, whole = make_catalogue(size.part, data), make_catalogue(size.whole, data)
-    found = {lane.name: Runs(size) for lane in LANES}
+    found = {lane.name: ScoringRuns(size) for lane in LANES}
     for lane in LANES:
         _run(lane, part)
     for number in range(1, size.rounds + 1):
@@ -248,7 +214,7 @@ def _median_and_range(runs: Sequence[Finished]) -> str:
     return f"{statistics.median(seconds):.1f} ({min(seconds):.1f}-{max(seconds):.1f})"
 
 
-def _as_json(lane: Lane, runs: Runs) -> dict[str, Any]:
+def _as_json(lane: Lane, runs: ScoringRuns) -> dict[str, Any]:
     return {
         "threads": lane.threads,
         "images_per_second": round(runs.images_per_second, 2),

@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch import tables
+from catalog_batch.spark import lookup
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
 
@@ -89,7 +90,7 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
     second = F.coalesce(F.get(guesses, F.lit(1))["confidence"], F.lit(0.0))
     changed = {
         "category_id": category,
-        "category_path": F.coalesce(_lookup(paths, category), "category_path"),
+        "category_path": F.coalesce(lookup(paths, category), "category_path"),
         "best_category_id": best,
         "top_k": guesses,
         "confidence": confidence,
@@ -145,14 +146,7 @@ def _merged(moves: Moves) -> Column:
 def _moved(moves: Moves, category: Column) -> Column:
     """Return where a category is now: itself when it never moved, ``_NOWHERE`` after a split."""
     ids = {old: new[0] if new else _NOWHERE for old, new in moves.destinations.items()}
-    return F.coalesce(_lookup(ids, category), category)
-
-
-def _lookup(values: Mapping[str, str], key: Column) -> Column:
-    if not values:
-        return F.lit(None).cast("string")
-    pairs = [F.lit(part) for pair in sorted(values.items()) for part in pair]
-    return F.try_element_at(F.create_map(*pairs), key)
+    return F.coalesce(lookup(ids, category), category)
 
 
 def _if_anywhere(category: Column) -> Column:

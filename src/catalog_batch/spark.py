@@ -7,14 +7,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pyspark import SparkContext, inheritable_thread_target
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -60,6 +60,7 @@ _STOP_SECONDS = 10.0
 _QUIET_SECONDS = 0.5
 
 _T = TypeVar("_T")
+_V = TypeVar("_V", str, float)
 logger = logging.getLogger(__name__)
 
 
@@ -180,6 +181,14 @@ def no_rows(session: SparkSession, schema: StructType) -> DataFrame:
     """Return an empty frame of which the optimiser knows that it is: no task looks into it."""
     columns = [F.lit(None).cast(field.dataType).alias(field.name) for field in schema]
     return session.range(0).select(*columns).limit(0)
+
+
+def lookup(values: Mapping[str, _V], key: Column) -> Column:
+    """Return what a mapping has for a key, null where it has nothing."""
+    if not values:
+        return F.lit(None)
+    pairs = [F.lit(part) for pair in sorted(values.items()) for part in pair]
+    return F.try_element_at(F.create_map(*pairs), key)
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 import pytest
-from benchmarks.ingest.compare import Runs, Size, goals_of
+from benchmarks.ingest.compare import Size, goals_of
 from benchmarks.ingest.lanes import BARE, LANES, OURS
 from benchmarks.ingest.photos import SMALL, Dataset, encode_photo, make_photos
-from benchmarks.measure import Finished, Goal
+from benchmarks.measure import Finished, Goal, Runs
 from deltalake import DeltaTable
 
 pytestmark = pytest.mark.end_to_end

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.measure import Finished
 from benchmarks.scoring import bare_loop, compare, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
-from benchmarks.scoring.compare import BARE, ITERATOR, LANES, OURS, TWO_UDFS, Runs, Size
+from benchmarks.scoring.compare import BARE, ITERATOR, LANES, OURS, TWO_UDFS, ScoringRuns, Size
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 from tests.commands import run_command
@@ -103,26 +103,26 @@ def finished(seconds: float) -> Finished:
 
 
 @pytest.fixture
-def found() -> dict[str, Runs]:
+def found() -> dict[str, ScoringRuns]:
     """Give every lane 10 s of start-up and 20 images a second, the bare loop twice that."""
     lanes = {}
     for lane in LANES:
         pace = 40 if lane == BARE else 20
         part, whole = ([finished(10 + count / pace)] * 2 for count in (SIZE.part, SIZE.whole))
-        lanes[lane.name] = Runs(SIZE, part, whole)
+        lanes[lane.name] = ScoringRuns(SIZE, part, whole)
     return lanes
 
 
-def test_the_steady_state_leaves_start_up_out(found: dict[str, Runs]) -> None:
+def test_the_steady_state_leaves_start_up_out(found: dict[str, ScoringRuns]) -> None:
     assert found[OURS.name].images_per_second == pytest.approx(20)
     assert found[OURS.name].start_up_seconds == pytest.approx(10)
     assert found[OURS.name].cpu_ms_per_image == pytest.approx(100)
     assert compare.ratio(found, OURS, BARE) == pytest.approx(0.5)
-    noise = Runs(SIZE, [finished(9)], [finished(8)])
+    noise = ScoringRuns(SIZE, [finished(9)], [finished(8)])
     assert math.isnan(noise.images_per_second)
 
 
-def test_goals_say_what_is_short(found: dict[str, Runs]) -> None:
+def test_goals_say_what_is_short(found: dict[str, ScoringRuns]) -> None:
     lines = [goal.line() for goal in compare.goals_of(found)]
     assert "GOAL scoring_fp32_vs_bare 0.50 0.95 short" in lines
     assert "GOAL scoring_start_up_seconds 10.00 15.00 ok" in lines

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catalog_batch.evaluate.calibration import best_confidences, confidences
+from catalog_batch.evaluate.calibration import confidences
 from catalog_batch.evaluate.hierarchy import Integers, Tree
 from catalog_batch.evaluate.predictions import Flags, Floats, Predictions
-from catalog_batch.evaluate.thresholds import Acceptance, lowest_showing, threshold_of
+from catalog_batch.evaluate.thresholds import Acceptance, lowest_showing, reaching, threshold_of
 from catalog_batch.taxonomy import category_id
 
 NOWHERE = 0
@@ -65,7 +65,7 @@ def fit_node_thresholds(
         return {}
     tree = Tree.of(validation.category_paths)
     shares = confidences(validation.logits, temperature)
-    pending = ~_accepted(validation, thresholds, temperature)
+    pending = ~reaching(validation, thresholds, temperature)
     found: dict[str, float] = {}
     for level in reversed(range(1, int(tree.depth.max(initial=1)))):
         sums, names = _sums(validation, tree, shares, level)
@@ -99,7 +99,7 @@ def decide(
     tree = Tree.of(predictions.category_paths)
     shares = confidences(predictions.logits, temperature)
     may_have = np.ones(predictions.rows, bool) if withheld is None else ~withheld
-    is_class = may_have & _accepted(predictions, thresholds, temperature)
+    is_class = may_have & reaching(predictions, thresholds, temperature)
     depth = tree.depth[predictions.predicted]
     given = np.where(is_class, depth, NOWHERE)
     right = is_class & predictions.correct
@@ -113,15 +113,6 @@ def decide(
         given[is_given] = level
         right |= is_given & tree.agrees(predictions.labels, predictions.predicted, level)
     return Decided(given, is_class, right)
-
-
-def _accepted(
-    predictions: Predictions, thresholds: Mapping[str, float], temperature: float
-) -> Flags:
-    least = np.array([thresholds.get(name, 0.0) for name in predictions.category_ids])
-    shares = best_confidences(predictions, temperature)
-    accepted: Flags = shares >= least.astype(np.float32)[predictions.predicted]
-    return accepted
 
 
 def _sums(

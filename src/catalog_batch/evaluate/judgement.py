@@ -18,6 +18,7 @@ from catalog_batch.evaluate.thresholds import (
     check_thresholds,
     fit_thresholds,
 )
+from catalog_batch.modeling.spec import BundleSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Decider:
 
     reason: str = field(default="", compare=False)
     """What was not fitted and why, for people; empty when both were."""
+
+    @classmethod
+    def of(cls, spec: BundleSpec) -> "Decider":
+        """Return that of a bundle."""
+        return cls(spec.temperature, spec.thresholds, spec.node_thresholds, spec.energy_limit)
 
 
 @dataclass(frozen=True)

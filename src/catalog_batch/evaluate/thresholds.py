@@ -149,10 +149,7 @@ def check_thresholds(
         otherwise: Least confidence of a category without a threshold.
         withheld: [N], rows that are not accepted for another reason; None for none.
     """
-    least = np.array([thresholds.get(name, otherwise) for name in predictions.category_ids])
-    shares = best_confidences(predictions, temperature)
-    # As float32, which the confidences are and scoring compares.
-    accepted = shares >= least.astype(np.float32)[predictions.predicted]
+    accepted = reaching(predictions, thresholds, temperature, otherwise)
     if withheld is not None:
         accepted &= ~withheld
     right = accepted & predictions.correct
@@ -168,6 +165,23 @@ def check_thresholds(
     return ThresholdCheck(
         overall, {category: Acceptance(*counts) for category, *counts in by_class}
     )
+
+
+def reaching(
+    predictions: Predictions,
+    thresholds: Mapping[str, float],
+    temperature: float = 1.0,
+    otherwise: float = 0.0,
+) -> Flags:
+    """Return [N], whether the confidence in the best class reaches its threshold.
+
+    Takes what ``check_thresholds`` takes.
+    """
+    least = np.array([thresholds.get(name, otherwise) for name in predictions.category_ids])
+    shares = best_confidences(predictions, temperature)
+    # As float32, which the confidences are and scoring compares.
+    found: Flags = shares >= least.astype(np.float32)[predictions.predicted]
+    return found
 
 
 def threshold_of(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from catalog_batch.spark import lookup
+
 ACCEPTED, BACKED_OFF, ABSTAINED = "accepted", "backed_off", "abstained"
 LOW_CONFIDENCE, NO_USABLE_IMAGE = "low_confidence", "no_usable_image"
 SMALL_MARGIN, IMAGES_DISAGREE = "small_margin", "images_disagree"
@@ -182,12 +184,12 @@ def with_decision(scores: DataFrame, rules: Rules) -> DataFrame:
 
 def with_category_path(decisions: DataFrame, paths: Mapping[str, str]) -> DataFrame:
     """Add ``category_path`` of the decided category."""
-    return decisions.withColumn("category_path", _lookup(paths, "category_id"))
+    return decisions.withColumn("category_path", lookup(paths, F.col("category_id")))
 
 
 def _threshold(rules: Rules) -> Column:
     # A float, as confidences are: 0.7 as a double is more than 0.7 as a float.
-    own = _lookup(rules.thresholds, "best_category_id")
+    own = lookup(rules.thresholds, F.col("best_category_id"))
     return F.coalesce(own, F.lit(rules.min_confidence)).cast("float")
 
 
@@ -213,10 +215,3 @@ def _nearest_node(rules: Rules) -> Column:
         above, lambda each: F.try_element_at("node_sums", each["node"]) >= each["least"]
     )
     return F.get(sure, F.lit(0))["node"]
-
-
-def _lookup(values: Mapping[str, float] | Mapping[str, str], column: str) -> Column:
-    if not values:
-        return F.lit(None)
-    pairs = [F.lit(part) for pair in sorted(values.items()) for part in pair]
-    return F.try_element_at(F.create_map(*pairs), F.col(column))

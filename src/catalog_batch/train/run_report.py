@@ -103,8 +103,7 @@ def judge_champion(
     ):
         return None
     others = {split: stored[split].with_labels_of(own) for split, own in predictions.items()}
-    spec = check_bundle(champion.bundle_folder)
-    decider = Decider(spec.temperature, spec.thresholds, spec.node_thresholds, spec.energy_limit)
+    decider = Decider.of(check_bundle(champion.bundle_folder))
     return Champion(_name(champion), judge(others, decider, settings.train.seed), others)
 
 

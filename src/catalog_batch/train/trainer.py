@@ -384,8 +384,7 @@ def _copied_predictions(final: Path, folder: Path, split: str) -> Predictions:
 def _decider(bundle: Path, validation: Predictions, target_precision: float) -> Decider:
     """Take the temperature and thresholds of a bundle that is there already, or fit them."""
     if bundle.exists():
-        spec = check_bundle(bundle)
-        return Decider(spec.temperature, spec.thresholds, spec.node_thresholds, spec.energy_limit)
+        return Decider.of(check_bundle(bundle))
     decider = fit_decider(validation, target_precision)
     if decider.reason:
         logger.warning("%s", decider.reason)
