@@ -3,6 +3,7 @@ CREATE TABLE models (
   version INT NOT NULL COMMENT 'Version within the name, counted from 1',
   alias STRING COMMENT 'champion, challenger, previous (champion before this one) or null',
   architecture STRING NOT NULL COMMENT 'Network, by torchvision name',
+  variant STRING COMMENT 'How it is run, such as torch-fp32 (as trained) or onnx-int8; null for rows of earlier releases',
   metrics MAP<STRING, DOUBLE> COMMENT 'What was measured at the end of training',
   training_table STRING NOT NULL COMMENT 'Table it was trained on',
   training_table_version BIGINT NOT NULL COMMENT 'Version of that table',

@@ -29,6 +29,7 @@ from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
 
 if TYPE_CHECKING:  # they import torch
+    from catalog_batch.compress.findings import Finding
     from catalog_batch.evaluate.gate import Check
     from catalog_batch.train.search import SearchSummary
 
@@ -368,6 +369,42 @@ def promote(
     _run_job("promote", work, warehouse, profile, overrides, log_format)
 
 
+@app.command(
+    epilog=_examples(
+        "optimise",
+        "optimise catalogue/7 --set optimise.variants=onnx-fp32,openvino-int8",
+        "optimise catalogue@challenger --set optimise.threads=2",
+        more="A kept variant is the model's next version, a challenger: promote lets it score. "
+        "The table model_variants has what each showed.",
+    )
+)
+def optimise(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="NAME@ALIAS or NAME/VERSION, as trained; score.model unless given.",
+            metavar="[MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    log_format: LogFormat = "auto",
+) -> None:
+    """Make a model faster on this machine: try its variants, register the fastest that agrees.
+
+    Run it on a machine like those that score. Exits with 10 when no variant is worth keeping.
+    """
+
+    def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.compress.pipeline import optimise_model
+
+        optimise_model(settings, run, model or settings.score.model, tell_findings, utc_now)
+
+    _run_job("optimise", work, warehouse, profile, overrides, log_format)
+
+
 @app.command(epilog=_examples("rollback", "rollback catalogue"))
 def rollback(
     name: Annotated[
@@ -450,6 +487,9 @@ def score(
 
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch.modeling.bundle import check_bundle
+        from catalog_batch.modeling.predictor import refuse_embeddings
+        from catalog_batch.modeling.runtimes import require_engine
+        from catalog_batch.modeling.variants import VARIANTS
         from catalog_batch.registry import Registry
         from catalog_batch.score.fingerprint import is_done
         from catalog_batch.score.pipeline import score_catalogue
@@ -464,6 +504,9 @@ def score(
         # A damaged model is refused before Spark takes its time to start.
         resolved = Registry(settings.registry_folder).resolve(settings.score.model)
         spec = check_bundle(resolved.bundle_folder)
+        require_engine(VARIANTS[spec.variant])
+        if settings.score.keep_embeddings:
+            refuse_embeddings(spec)
         if scope.is_only_new and is_done(settings.warehouse, run.job, resolved, settings.score):
             run.finish(Status.NOTHING_TO_DO)
             return
@@ -761,6 +804,14 @@ def tell_checks(checks: Sequence["Check"]) -> None:
 
     if checks and console().is_terminal:
         console().print(checks_table(checks))
+
+
+def tell_findings(findings: Sequence["Finding"]) -> None:
+    """Show what each variant showed, a line each, to whoever watches a terminal."""
+    from catalog_batch.compress.findings import findings_table
+
+    if console().is_terminal:
+        console().print(findings_table(findings))
 
 
 def _settings(

@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -399,6 +399,48 @@ class ScoreSettings(_Section):
     """Products below which neither share is looked at."""
 
 
+VariantName = Literal[
+    "torch-folded",
+    "torch-bf16",
+    "onnx-fp32",
+    "onnx-int8",
+    "openvino-fp32",
+    "openvino-bf16",
+    "openvino-int8",
+]
+
+
+class OptimiseSettings(_Section):
+    """Variants of a model that answer the same in less time, see ``catalog-batch optimise``."""
+
+    variants: Annotated[tuple[VariantName, ...], BeforeValidator(_split_at_commas)] = get_args(
+        VariantName
+    )
+    """What is tried; the model as it was trained is always measured beside them."""
+
+    threads: int = Field(default=1, ge=1)
+    """Threads of each while it is measured: as many as a task of scoring has cores
+    (``spark.task.cpus``)."""
+
+    max_test_images: int = Field(default=4096, ge=1)
+    """Images of the test split that each answers, the first ones; more tell a small loss from
+    chance, and take longer."""
+
+    calibration_images: int = Field(default=256, ge=8)
+    """Images of the training split, spread over it, from which int8 learns its ranges."""
+
+    min_agreement: float = Field(default=0.995, ge=0, le=1)
+    """Least share of the test images whose best category is that of the model as trained."""
+
+    max_accuracy_loss: float = Field(default=0.003, ge=0, le=1)
+    """Most that the accuracy on these images may fall: 0.003 are 0.3 points. By as much a variant
+    of the champion may be less accurate for ``promote``."""
+
+    min_speed_up: float = Field(default=1.05, ge=1)
+    """How many times as fast as the model as trained it must be to be worth another version, which
+    scores every image anew."""
+
+
 class MaintenanceSettings(_Section):
     """Compaction and clean-up of the tables."""
 
@@ -431,6 +473,7 @@ class Settings(_Section):
     train: TrainSettings = TrainSettings()
     promote: PromoteSettings = PromoteSettings()
     score: ScoreSettings = ScoreSettings()
+    optimise: OptimiseSettings = OptimiseSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
 
     @property

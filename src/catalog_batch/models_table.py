@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from catalog_batch import ledger
+from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.registry import ModelVersion, Registry
 
 TABLE = "models"
@@ -40,6 +41,7 @@ def _model_row(version: ModelVersion) -> dict[str, Any]:
         "version": version.version,
         "alias": version.alias or None,
         "architecture": tags["architecture"],
+        "variant": tags.get("variant", AS_TRAINED),
         "metrics": list(version.metrics.items()),
         "training_table": TRAINING_TABLE,
         "training_table_version": int(tags["training_table_version"]),

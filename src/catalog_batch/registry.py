@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog_batch.errors import ConfigError, ModelRefusedError
-from catalog_batch.modeling.manifest import GOLDEN, SPEC, WEIGHTS, verify_manifest
+from catalog_batch.modeling.manifest import verify_bundle
 
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -51,6 +51,11 @@ class ModelVersion:
 
     is_introduced: bool = False
     """Whether it has had its first alias."""
+
+    @property
+    def reference(self) -> str:
+        """NAME/VERSION, by which it is resolved."""
+        return f"{self.model_name}/{self.version}"
 
     @property
     def alias(self) -> str:
@@ -115,7 +120,7 @@ class Registry:
                 f"Model name {model_name!r} is refused: use letters, digits, '_' and '-', "
                 "beginning with a letter or digit."
             )
-        digest = verify_manifest(bundle_folder, (WEIGHTS, SPEC, GOLDEN))
+        digest = verify_bundle(bundle_folder)
         known = self._versions(model_name)
         same = [version for version in known if version.digest == digest]
         if same:
@@ -223,7 +228,7 @@ class Registry:
         )
 
     def _intact(self, version: ModelVersion) -> ModelVersion:
-        digest = verify_manifest(version.bundle_folder, (WEIGHTS, SPEC, GOLDEN))
+        digest = verify_bundle(version.bundle_folder)
         if digest != version.digest:
             raise ModelRefusedError(
                 f"The bundle in {version.bundle_folder} has the digest {digest}, and "
@@ -239,7 +244,7 @@ class Registry:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".copying-", dir=target.parent) as temporary:
                 copy = Path(shutil.copytree(bundle_folder, Path(temporary) / digest))
-                verify_manifest(copy, (WEIGHTS, SPEC, GOLDEN))
+                verify_bundle(copy)
                 copy.rename(target)
         return location.as_posix()
 

@@ -78,6 +78,7 @@ CONFUSION_MATRIX = Table(
 )
 THRESHOLD_CURVE = Table("threshold_curve", (*_EVALUATED, "threshold"))
 CALIBRATION_BINS = Table("calibration_bins", (*_EVALUATED, "is_calibrated", "low"))
+MODEL_VARIANTS = Table("model_variants", ("run_id", "variant"), stamps=())
 PROMOTIONS = Table("promotions", ("run_id",), stamps=())
 RUN_LOG = Table("run_log", ("run_id",), stamps=())
 
@@ -102,6 +103,7 @@ ALL_TABLES = (
     CONFUSION_MATRIX,
     THRESHOLD_CURVE,
     CALIBRATION_BINS,
+    MODEL_VARIANTS,
     PROMOTIONS,
     RUN_LOG,
 )

@@ -18,7 +18,7 @@ from catalog_batch.modeling.networks import build_network
 from catalog_batch.promotion import comparison
 from catalog_batch.promotion.comparison import compare
 from catalog_batch.promotion.contest import checks_table
-from catalog_batch.promotion.held_out import find_held_out_rows
+from catalog_batch.split_rows import find_split_rows
 
 LAX = Bounds(0, -1, 1, 1, 1)
 TEST = [CLASSES[index % 3] for index in range(11)]
@@ -67,7 +67,7 @@ def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.M
         return gate.check_challenger(*arguments)
 
     monkeypatch.setattr(comparison, "check_challenger", noting)
-    rows = find_held_out_rows(str(shop.root), 1)
+    rows = find_split_rows(str(shop.root), 1, "test")
     assert (rows.rows, rows.version) == (11, 1)
     compare(rows, bundles[0], bundles[1], LAX, batch_size=4)
     true, *answered, _ = seen
@@ -79,7 +79,7 @@ def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.M
 
 def test_no_more_than_a_batch_of_images_is_held(shop: Shop) -> None:
     shop.write_examples(TEST)
-    batches = list(find_held_out_rows(str(shop.root), 1).batches(4))
+    batches = list(find_split_rows(str(shop.root), 1, "test").batches(4))
     assert [len(batch.contents) for batch in batches] == [4, 4, 3]
     ids = [image_id for batch in batches for image_id in batch.image_ids]
     assert ids == [f"test-{index:03d}" for index in range(11)]
@@ -87,13 +87,13 @@ def test_no_more_than_a_batch_of_images_is_held(shop: Shop) -> None:
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_damaged_file_is_named(shop: Shop, when: str) -> None:
-    rows = find_held_out_rows(str(shop.root), 0)
+    rows = find_split_rows(str(shop.root), 0, "test")
     [file] = rows.files
     content = file.read_bytes()
     file.write_bytes(content[:100] + bytes(len(content) - 100) if when == "before" else b"")
     with pytest.raises(TrainingDataError, match=rf"{Path(file).name}.*missing or damaged"):
         if when == "before":
-            find_held_out_rows(str(shop.root), 0)
+            find_split_rows(str(shop.root), 0, "test")
         list(rows.batches(4))
 
 

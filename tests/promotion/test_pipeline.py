@@ -24,11 +24,11 @@ from catalog_batch.errors import (
 from catalog_batch.evaluate.gate import Check
 from catalog_batch.leases import Lease, live_leases
 from catalog_batch.promotion import contest
-from catalog_batch.promotion.held_out import find_held_out_rows
 from catalog_batch.promotion.pipeline import promote_model, rollback_model
 from catalog_batch.promotions_table import Action, Entry, record
 from catalog_batch.registry import DOUBT, Registry
 from catalog_batch.runs import Clock, Run
+from catalog_batch.split_rows import find_split_rows
 
 CHALLENGER = "catalogue@challenger"
 
@@ -197,8 +197,8 @@ def test_both_answer_the_test_rows_of_the_challengers_table_version(
 
 def test_the_test_rows_of_a_warehouse_are_found_by_its_url(shop: Shop) -> None:
     # Of a folder with a space, which is %20 there.
-    by_url = find_held_out_rows(shop.root.as_uri(), 0)
-    assert by_url == find_held_out_rows(str(shop.root), 0)
+    by_url = find_split_rows(shop.root.as_uri(), 0, "test")
+    assert by_url == find_split_rows(str(shop.root), 0, "test")
     assert by_url.rows == 8
 
 

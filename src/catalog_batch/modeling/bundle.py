@@ -2,7 +2,7 @@
 
 ::
 
-    model.safetensors   the weights
+    model.safetensors   the weights; in a variant that PyTorch does not run, model.onnx, a graph
     model.json          what ``BundleSpec`` holds, with ``format_version``
     golden.npz          pictures (``inputs``) and the logits they must give (``logits``), before
                         any temperature
@@ -12,6 +12,7 @@ Nothing here is a pickle, and nothing is parsed before its checksum has been com
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,23 +25,27 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from catalog_batch.errors import BadInputError
+from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.manifest import (
     GOLDEN,
+    GRAPH,
     SPEC,
     WEIGHTS,
     refusal,
-    verify_manifest,
+    verify_bundle,
     write_manifest,
 )
 from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.runtimes import logits_of, open_graph, torch_network
 from catalog_batch.modeling.spec import BundleSpec, ClassLabel
+from catalog_batch.modeling.variants import VARIANTS
 
 __all__ = [
     "Bundle",
     "BundleSpec",
     "ClassLabel",
     "check_bundle",
+    "golden_images",
     "load_bundle",
     "write_bundle",
 ]
@@ -48,33 +53,31 @@ __all__ = [
 
 MAX_GOLDEN_IMAGES = 16
 
-GOLDEN_TOLERANCE = 1e-3
-"""Largest difference from a golden logit, as a share of the largest golden logit.
-
-Another memory layout or batch adds in another order, which moved float32 logits by at most 3e-6
-of the largest where it was tried; bfloat16 by 3e-3 to 1e-2, swapped channels by much more.
-"""
-
 
 @dataclass(frozen=True)
 class Bundle:
     """A model that passed every check, in eval mode."""
 
     network: nn.Module
+    """As its variant runs it: what ``logits_of`` takes."""
+
     spec: BundleSpec
     digest: str
     """SHA-256 of ``MANIFEST.sha256``."""
 
 
 def write_bundle(
-    folder: Path, network: nn.Module, spec: BundleSpec, golden_images: npt.NDArray[np.uint8]
+    folder: Path,
+    model: nn.Module | Path,
+    spec: BundleSpec,
+    golden_images: npt.NDArray[np.uint8],
 ) -> str:
     """Write a bundle, load it back with every check, and only then give it its name.
 
     Args:
         folder: Must not exist; appears complete or not at all.
-        network: Built by ``build_network`` for ``spec``, without a data parallel wrapper; on any
-            device, left as it is.
+        model: Built by ``build_network`` for ``spec``, without a data parallel wrapper; on any
+            device, left as it is. For a variant that PyTorch does not run, the file of its graph.
         spec: What ``model.json`` will say.
         golden_images: uint8 [N, side, side, 3], decoded by ``spec.preprocessing``; 1 to 16.
 
@@ -94,23 +97,36 @@ def write_bundle(
             f"Golden images have shape {golden_images.shape}. "
             f"Give 1 to {MAX_GOLDEN_IMAGES} of ({side}, {side}, 3)."
         )
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
-    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         partial = Path(temporary) / folder.name
         partial.mkdir()
-        logits = _logits(_network_with(tensors, spec, folder), spec, golden_images)
         (partial / SPEC).write_text(json.dumps(spec.to_json(), indent=2) + "\n", encoding="utf-8")
-        safetensors.torch.save_file(tensors, partial / WEIGHTS)
-        # safetensors lets only the owner read its files; scorers may run as somebody else.
-        (partial / WEIGHTS).chmod((partial / SPEC).stat().st_mode)
+        if isinstance(model, Path):
+            shutil.copyfile(model, partial / GRAPH)
+        else:
+            tensors = {
+                name: value.detach().cpu().contiguous()
+                for name, value in model.state_dict().items()
+            }
+            safetensors.torch.save_file(tensors, partial / WEIGHTS)
+            # safetensors lets only the owner read its files; scorers may run as somebody else.
+            (partial / WEIGHTS).chmod((partial / SPEC).stat().st_mode)
+        logits = _logits(_network_of(partial, spec), spec, golden_images)
         np.savez(partial / GOLDEN, inputs=golden_images, logits=logits)
         digest = write_manifest(partial)
         load_bundle(partial)
         partial.rename(folder)
     return digest
+
+
+def golden_images(folder: Path) -> npt.NDArray[np.uint8]:
+    """Return the pictures of a bundle's golden batch, uint8 [N, side, side, 3].
+
+    Raises:
+        ModelRefusedError: When they cannot be read.
+    """
+    return _read_golden(folder)[0]
 
 
 def check_bundle(folder: Path) -> BundleSpec:
@@ -119,7 +135,7 @@ def check_bundle(folder: Path) -> BundleSpec:
     Raises:
         ModelRefusedError: Naming the folder, what is wrong and what to do.
     """
-    verify_manifest(folder, (WEIGHTS, SPEC, GOLDEN))
+    verify_bundle(folder)
     return _read_spec(folder)
 
 
@@ -133,22 +149,39 @@ def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
     Raises:
         ModelRefusedError: Naming the folder, what is wrong and what to do.
     """
-    digest = verify_manifest(folder, (WEIGHTS, SPEC, GOLDEN))
+    digest = verify_bundle(folder)
     spec = _read_spec(folder)
-    network = _network_with(_read_weights(folder), spec, folder)
+    network = _network_of(folder, spec)
     _refuse_other_logits(network, spec, folder)
     return Bundle(network.to(device), spec, digest)
 
 
 def _read_spec(folder: Path) -> BundleSpec:
     try:
-        return BundleSpec.from_json(json.loads((folder / SPEC).read_bytes()))
+        spec = BundleSpec.from_json(json.loads((folder / SPEC).read_bytes()))
     except (KeyError, TypeError, ValueError) as error:
         raise refusal(
             folder,
             f"{SPEC} is not a model's description: {type(error).__name__} {error}",
             "Load it with the release that wrote it, or train a new one.",
         ) from error
+    weights = VARIANTS[spec.variant].weights_file
+    if not (folder / weights).exists():
+        raise refusal(folder, f"{SPEC} names the variant {spec.variant!r}, without {weights}")
+    return spec
+
+
+def _network_of(folder: Path, spec: BundleSpec) -> nn.Module:
+    """Return the network, on the CPU, as its variant runs it."""
+    variant = VARIANTS[spec.variant]
+    if variant.engine == "torch":
+        return torch_network(_network_with(_read_weights(folder), spec, folder), variant)
+    try:
+        return open_graph(folder / GRAPH, variant)
+    except ModelRefusedError:
+        raise
+    except Exception as error:  # each library has its own, with no common base
+        raise refusal(folder, f"{variant.engine} does not take {GRAPH}: {error}") from error
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -204,17 +237,21 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
 def _logits(
     network: nn.Module, spec: BundleSpec, images: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
-    batch = spec.preprocessing.normalise(torch.from_numpy(images))
-    logits: npt.NDArray[np.float32] = network(batch).numpy()
+    found = logits_of(network, spec.preprocessing, torch.from_numpy(images))
+    logits: npt.NDArray[np.float32] = found.numpy()
     return logits
 
 
-def _refuse_other_logits(network: nn.Module, spec: BundleSpec, folder: Path) -> None:
+def _read_golden(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     try:
         with (folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as golden:
-            images, expected = golden["inputs"], golden["logits"]
+            return golden["inputs"], golden["logits"]
     except Exception as error:  # what numpy, zip and zlib raise on such bytes has no common base
         raise refusal(folder, f"{GOLDEN} cannot be read: {error}") from error
+
+
+def _refuse_other_logits(network: nn.Module, spec: BundleSpec, folder: Path) -> None:
+    images, expected = _read_golden(folder)
     side = spec.preprocessing.side
     if (
         images.dtype != np.uint8
@@ -226,7 +263,7 @@ def _refuse_other_logits(network: nn.Module, spec: BundleSpec, folder: Path) -> 
             folder, f"{GOLDEN} holds {images.dtype} {images.shape} and logits {expected.shape}"
         )
     difference = float(np.abs(_logits(network, spec, images) - expected).max())
-    allowed = GOLDEN_TOLERANCE * float(np.abs(expected).max())
+    allowed = VARIANTS[spec.variant].tolerance * float(np.abs(expected).max())
     if not difference <= allowed:
         raise refusal(
             folder,

@@ -8,7 +8,8 @@ from pathlib import Path
 from catalog_batch.errors import ModelRefusedError
 
 MANIFEST = "MANIFEST.sha256"
-WEIGHTS, SPEC, GOLDEN = "model.safetensors", "model.json", "golden.npz"
+WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
+SPEC, GOLDEN = "model.json", "golden.npz"
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _MAX_BYTES = 10_000
 
@@ -29,6 +30,16 @@ def write_manifest(folder: Path) -> str:
     lines = [f"{_file_digest(folder / name)}  {name}\n" for name in names]
     (folder / MANIFEST).write_text("".join(lines), encoding="ascii", newline="\n")
     return _file_digest(folder / MANIFEST)
+
+
+def verify_bundle(folder: Path) -> str:
+    """Check the files of a bundle, as ``verify_manifest`` does; return its digest.
+
+    Raises:
+        ModelRefusedError: For a folder, file or line that is missing, unknown or altered.
+    """
+    weights = GRAPH if (folder / GRAPH).exists() else WEIGHTS
+    return verify_manifest(folder, (weights, SPEC, GOLDEN))
 
 
 def verify_manifest(folder: Path, names: Collection[str]) -> str:

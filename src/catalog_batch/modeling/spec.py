@@ -7,11 +7,13 @@ from typing import Any
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.variants import AS_TRAINED, VARIANTS
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _ADDED: dict[int, dict[str, Any]] = {
     2: {"head": "linear", "temperature": 1.0},
     3: {"node_thresholds": {}, "energy_limit": None},
+    4: {"variant": AS_TRAINED, "made_from": ""},
 }
 """By format version: what bundles of earlier ones do not say, and what holds for them."""
 
@@ -60,6 +62,12 @@ class BundleSpec:
     energy_limit: float | None = None
     """Energy (see ``Prediction``) above which a picture is unlike those of training."""
 
+    variant: str = AS_TRAINED
+    """How it is run, a name of ``VARIANTS``."""
+
+    made_from: str = ""
+    """Digest of the bundle that ``optimise`` made this variant from; empty as trained."""
+
     def __post_init__(self) -> None:
         """Refuse classes that cannot name the outputs, and figures that JSON cannot hold."""
         ids = [label.category_id for label in self.classes]
@@ -67,6 +75,8 @@ class BundleSpec:
             raise BadInputError(f"Classes {ids} are none or repeat. Give each output its own id.")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise BadInputError(f"Temperature {self.temperature} is not a number above 0.")
+        if self.variant not in VARIANTS:
+            raise BadInputError(f"Variant {self.variant!r} is none of {', '.join(VARIANTS)}.")
         if self.energy_limit is not None and not math.isfinite(self.energy_limit):
             raise BadInputError(f"Energy limit {self.energy_limit} is not a number.")
         for figures in (self.metrics, self.thresholds, self.node_thresholds):
@@ -113,6 +123,8 @@ class BundleSpec:
             temperature=_typed(data, "temperature", float),
             node_thresholds=_figures(data, "node_thresholds"),
             energy_limit=_optional(data, "energy_limit"),
+            variant=_typed(data, "variant", str),
+            made_from=_typed(data, "made_from", str),
         )
 
 

@@ -17,6 +17,7 @@ from catalog_batch.modeling.networks import (
     is_built_for_one_side,
 )
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.modeling.weights import refuse_other_digest
 
 
@@ -93,6 +94,12 @@ def is_bundle(weights: str) -> bool:
 def _refuse_other_network(
     folder: Path, spec: BundleSpec, architecture: str, head: str, image_side: int
 ) -> None:
+    if spec.variant != AS_TRAINED:
+        raise ModelRefusedError(
+            f"Training cannot go on from {str(folder)!r}: it is the variant "
+            f"{spec.variant!r}, which only scores. Start from the bundle that it was made from, "
+            f"whose digest is {spec.made_from}."
+        )
     stored, wanted = [spec.architecture, spec.head], [architecture, head]
     if is_built_for_one_side(architecture):
         stored.append(str(spec.preprocessing.side))

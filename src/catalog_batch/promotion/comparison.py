@@ -11,11 +11,11 @@ from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.progress import progress_bar
-from catalog_batch.promotion.held_out import HeldOutRows, RowBatch
+from catalog_batch.split_rows import RowBatch, SplitRows
 
 
 def compare(
-    rows: HeldOutRows,
+    rows: SplitRows,
     challenger: Bundle,
     champion: Bundle | None,
     bounds: Bounds,

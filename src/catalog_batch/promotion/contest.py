@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.markup import escape
@@ -14,9 +14,9 @@ from catalog_batch.evaluate.gate import Bounds, Check, lost_classes
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.promotion.comparison import classes_of, compare
-from catalog_batch.promotion.held_out import TABLE, find_held_out_rows
 from catalog_batch.registry import DOUBT, ModelVersion, Registry
 from catalog_batch.runs import Clock, Run
+from catalog_batch.split_rows import TABLE, find_split_rows
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,11 @@ def hold_contest(
         logger.warning("%s: %s", name_of(challenger), challenger.tags[DOUBT])
     bundle = load_bundle(challenger.bundle_folder)
     version, hours = bundle.spec.training_table_version, settings.maintenance.lease_hours
-    bounds = Bounds(**settings.promote.model_dump())
     try:
         other = _loaded(registry, champion)
+        bounds = _bounds(settings, bundle, other)
         with held_lease(settings.warehouse, TABLE, version, holder, hours, clock):
-            rows = find_held_out_rows(settings.warehouse, version)
+            rows = find_split_rows(settings.warehouse, version, "test")
             checks = compare(rows, bundle, other, bounds, settings.score.batch_size)
     except (BadInputError, ModelRefusedError) as error:
         if not force:
@@ -87,6 +87,19 @@ def hold_contest(
 def _loaded(registry: Registry, champion: ModelVersion | None) -> Bundle | None:
     # Resolved again by its number: that is what compares its digest with the registered one.
     return load_bundle(registry.resolve(name_of(champion)).bundle_folder) if champion else None
+
+
+def _bounds(settings: Settings, bundle: Bundle, champion: Bundle | None) -> Bounds:
+    """Return what is asked: no improvement of a variant of the champion's own weights."""
+    bounds = Bounds(**settings.promote.model_dump())
+    if champion and _weights(bundle) == _weights(champion):
+        least = min(bounds.min_improvement, -settings.optimise.max_accuracy_loss)
+        return replace(bounds, min_improvement=least)
+    return bounds
+
+
+def _weights(bundle: Bundle) -> str:
+    return bundle.spec.made_from or bundle.digest
 
 
 def _warn_of_lost_classes(challenger: ModelVersion, bundle: Bundle, other: Bundle | None) -> None:
@@ -155,4 +168,4 @@ def _rounded(check: Check) -> dict[str, Any]:
 
 def name_of(version: ModelVersion | None) -> str:
     """Return NAME/VERSION, by which a version is resolved, or ``none``."""
-    return f"{version.model_name}/{version.version}" if version else "none"
+    return version.reference if version else "none"

@@ -1,4 +1,4 @@
-"""The test rows of one version of ``training_examples``, a few at a time and without a JVM."""
+"""A split of one version of ``training_examples``, a few rows at a time and without a JVM."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +14,12 @@ from catalog_batch.errors import MissingTableError, TrainingDataError
 from catalog_batch.locations import plain_path
 
 TABLE = "training_examples"
-SPLIT = "test"
 COLUMNS = ["image_id", "content", "category_id"]
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Some test rows; the lists are of one length."""
+    """Some rows; the lists are of one length."""
 
     image_ids: list[str]
     contents: list[bytes]
@@ -28,10 +27,11 @@ class RowBatch:
 
 
 @dataclass(frozen=True)
-class HeldOutRows:
-    """The files of the test split, which exist."""
+class SplitRows:
+    """The files of a split, which exist."""
 
     version: int
+    split: str
     files: tuple[Path, ...]
     """Sorted. They hold what the table does: training refuses a version where that is not so."""
 
@@ -50,15 +50,16 @@ class HeldOutRows:
                     for batch in file.iter_batches(size, columns=COLUMNS):
                         yield RowBatch(*(batch[name].to_pylist() for name in COLUMNS))
             except (OSError, pa.ArrowException) as error:
-                raise _unreadable(self.version, path, error) from error
+                raise _unreadable(self.version, self.split, path, error) from error
 
 
-def find_held_out_rows(root: str, version: int) -> HeldOutRows:
-    """Find the files of a version's test split; hold a lease on the table meanwhile and after.
+def find_split_rows(root: str, version: int, split: str) -> SplitRows:
+    """Find the files of a split of a version; hold a lease on the table meanwhile and after.
 
     Args:
         root: Folder or ``file:`` URL of the warehouse.
         version: Of ``training_examples``.
+        split: ``train``, ``validation`` or ``test``.
 
     Raises:
         MissingTableError: When there is no such table or version.
@@ -70,33 +71,33 @@ def find_held_out_rows(root: str, version: int) -> HeldOutRows:
     except (TableNotFoundError, DeltaError, OSError, ValueError) as error:
         raise MissingTableError(
             f"There is no version {version} of {str(folder)!r} ({str(error).splitlines()[0]}), "
-            "whose test rows the challenger is compared on. Check --warehouse, or train again on "
-            "the newest version."
+            f"whose {split} rows are needed. Check --warehouse, or train again on the newest "
+            "version."
         ) from error
     actions: Any = pa.table(table.get_add_actions(flatten=True))
     files = tuple(
         sorted(
             folder / path
-            for path, split in zip(
+            for path, part in zip(
                 actions["path"].to_pylist(), actions["partition.split"].to_pylist(), strict=True
             )
-            if split == SPLIT
+            if part == split
         )
     )
-    return HeldOutRows(version, files, sum(_rows_of(path, version) for path in files))
+    return SplitRows(version, split, files, sum(_rows_of(path, version, split) for path in files))
 
 
-def _rows_of(path: Path, version: int) -> int:
+def _rows_of(path: Path, version: int, split: str) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(version, path, error) from error
+        raise _unreadable(version, split, path, error) from error
 
 
-def _unreadable(version: int, path: Path, error: Exception) -> TrainingDataError:
+def _unreadable(version: int, split: str, path: Path, error: Exception) -> TrainingDataError:
     return TrainingDataError(
-        f"File {path.name!r} of version {version} of {TABLE}, whose test rows the challenger is "
-        f"compared on, is missing or damaged ({type(error).__name__}). Clean-up deletes the files "
-        "of versions that builds have replaced: train again on the newest version and promote "
-        "that model, or this one with --force, without a comparison."
+        f"File {path.name!r} of version {version} of {TABLE}, whose {split} rows are needed, is "
+        f"missing or damaged ({type(error).__name__}). Clean-up deletes the files of versions that "
+        "builds have replaced: train again on the newest version and go on with that model. (The "
+        "verb promote takes --force, which compares nothing.)"
     )

@@ -1,0 +1,102 @@
+"""A network as an ONNX graph, in fp32 and in int8."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from catalog_batch.modeling.predictor import Image
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.runtimes import LOGITS, PIXELS, Normalised
+
+OPSET = 20
+CALIBRATION_BATCH = 8
+
+
+def export_graph(network: nn.Module, preprocessing: Preprocessing, path: Path) -> None:
+    """Write a network as a graph that takes decoded pictures, any number at a time.
+
+    ``torch.export`` traces it, and its ONNX passes fold constants and batch norms.
+
+    Args:
+        network: From a bundle, as it was trained, on the CPU.
+        preprocessing: Of the same bundle; the graph normalises.
+        path: File to write, without external data.
+
+    Raises:
+        Exception: Of many kinds, for a network that cannot be traced.
+    """
+    side = preprocessing.side
+    # Two, for one would be taken for a constant.
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    logging.getLogger("onnxscript").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch.export and its passes deprecate
+        torch.onnx.export(
+            Normalised(network, preprocessing).eval(),
+            (example,),
+            path,
+            dynamo=True,
+            external_data=False,
+            input_names=[PIXELS],
+            output_names=[LOGITS],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("images")}},
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+
+def quantise_graph(graph: Path, images: Sequence[Image], path: Path) -> None:
+    """Write a graph with weights and activations in int8, their ranges taken from pictures.
+
+    Weights have a scale for each channel. They keep to 7 bits: processors without VNNI add two
+    products of 8 bits into 16, which overflow, and the answers would depend on the machine.
+
+    Args:
+        graph: From ``export_graph``.
+        images: Decoded pictures as the model will see, uint8 [S, S, 3].
+        path: File to write.
+    """
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="catalog-batch-") as place:
+        prepared = Path(place) / graph.name
+        quant_pre_process(graph, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            path,
+            _Pictures(images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+
+
+class _Pictures:
+    """What ONNX Runtime calibrates with: batches by the input's name, then nothing."""
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self._batches = self._cut(images)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)
+
+    @staticmethod
+    def _cut(images: Sequence[Image]) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(images), CALIBRATION_BATCH):
+            yield {PIXELS: np.stack(images[start : start + CALIBRATION_BATCH])}

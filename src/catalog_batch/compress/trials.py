@@ -1,0 +1,142 @@
+"""Variants of a model side by side on the same pictures: how fast, and what they answer."""
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+
+import numpy as np
+import torch
+
+from catalog_batch.errors import TrainingDataError
+from catalog_batch.modeling.bundle import Bundle
+from catalog_batch.modeling.predictor import Image
+from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
+from catalog_batch.modeling.runtimes import logits_of
+from catalog_batch.modeling.variants import AS_TRAINED
+from catalog_batch.progress import progress_bar
+from catalog_batch.split_rows import RowBatch, SplitRows
+
+WARM_UP = 1
+"""Batches at first whose time does not count: libraries take memory and plan in them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a variant showed."""
+
+    variant: str
+    images_per_second: float
+    """Of the network alone, pictures decoded: the median over batches."""
+
+    agreement: float
+    """Share of the pictures whose best category is that of the model as trained."""
+
+    accuracy: float
+    images: int
+
+
+@dataclass
+class _Contestant:
+    bundle: Bundle
+    answers: list[int] = field(default_factory=list)
+    seconds_per_image: list[float] = field(default_factory=list)
+
+    @torch.inference_mode()
+    def answer(self, images: torch.Tensor) -> None:
+        started = time.perf_counter()
+        logits = logits_of(self.bundle.network, self.bundle.spec.preprocessing, images)
+        self.seconds_per_image.append((time.perf_counter() - started) / len(images))
+        self.answers += logits.argmax(dim=1).tolist()
+
+    @property
+    def images_per_second(self) -> float:
+        timed = self.seconds_per_image[WARM_UP:] or self.seconds_per_image
+        return 1 / statistics.median(timed)
+
+
+def run_trials(
+    bundles: Mapping[str, Bundle], rows: SplitRows, most: int, batch_size: int
+) -> list[Trial]:
+    """Let all variants answer the same pictures, taking turns by the batch.
+
+    Each batch has another go first: what slows the machine down for a while slows all of them.
+
+    Args:
+        bundles: By name of the variant; one is ``AS_TRAINED``.
+        rows: Whose pictures and categories are taken, the first ones.
+        most: Pictures at the most.
+        batch_size: Of them that go through a network at once, and are held at a time.
+
+    Raises:
+        TrainingDataError: When there are no rows, or one cannot be read or decoded.
+    """
+    contestants = {name: _Contestant(bundle) for name, bundle in bundles.items()}
+    spec = bundles[AS_TRAINED].spec
+    places = {label.category_id: place for place, label in enumerate(spec.classes)}
+    true: list[int] = []
+    total = min(rows.rows, most)
+    if not total:
+        raise TrainingDataError(
+            f"Version {rows.version} of training_examples has no {rows.split} rows to compare "
+            "variants on. Raise training_set.test_share, build the training set anew and train."
+        )
+    turns = cycle(range(len(contestants)))
+    with progress_bar(f"measuring {len(bundles)} variants", total, "images") as advance:
+        for batch in _first(rows, most, batch_size):
+            images = torch.from_numpy(np.stack(decoded(batch, spec.preprocessing)))
+            # A category that the model has no class for is wrong for all.
+            true += [places.get(category, -1) for category in batch.category_ids]
+            order, turn = list(contestants.values()), next(turns)
+            for contestant in order[turn:] + order[:turn]:
+                contestant.answer(images)
+            advance(len(images))
+    reference = np.array(contestants[AS_TRAINED].answers)
+    return [
+        Trial(
+            name,
+            contestant.images_per_second,
+            float(np.mean(contestant.answers == reference)),
+            float(np.mean(contestant.answers == np.array(true))),
+            len(true),
+        )
+        for name, contestant in contestants.items()
+    ]
+
+
+def decoded(batch: RowBatch, preprocessing: Preprocessing) -> list[Image]:
+    """Return the pictures of some rows, uint8 [S, S, 3] each.
+
+    Raises:
+        TrainingDataError: For one that cannot be decoded, which training did.
+    """
+    images = []
+    for image_id, content in zip(batch.image_ids, batch.contents, strict=True):
+        try:
+            images.append(preprocessing.decode(content))
+        except ImageDecodeError as error:
+            raise TrainingDataError(
+                f"Image {image_id!r} of training_examples cannot be decoded ({error}). Ingest its "
+                "source again, run build-training-set, and train on the new version."
+            ) from error
+    return images
+
+
+def spread_images(rows: SplitRows, count: int, preprocessing: Preprocessing) -> Sequence[Image]:
+    """Return ``count`` pictures at even distances over the rows, or all when there are fewer."""
+    step = max(rows.rows // count, 1)
+    images: list[Image] = []
+    for batch in rows.batches(step):
+        first = RowBatch(batch.image_ids[:1], batch.contents[:1], batch.category_ids[:1])
+        images += decoded(first, preprocessing)
+    return images[:count]
+
+
+def _first(rows: SplitRows, most: int, batch_size: int) -> Iterator[RowBatch]:
+    left = most
+    for batch in rows.batches(min(batch_size, most)):
+        yield RowBatch(batch.image_ids[:left], batch.contents[:left], batch.category_ids[:left])
+        left -= len(batch.image_ids)
+        if left <= 0:
+            return

@@ -1,0 +1,39 @@
+"""A shop whose model tells its pictures apart: most answers are no near ties."""
+
+import numpy as np
+import torch
+from tests.promotion.shop import CLASSES, SIDE, Shop, spec_of
+
+from catalog_batch.modeling.bundle import BundleSpec
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.predictor import Image
+from catalog_batch.registry import ModelVersion
+
+ARCHITECTURE = "resnet18"
+
+
+def spec_of_trained(**changes: object) -> BundleSpec:
+    """Describe a ResNet-18, which has batch norms to fold, over the classes of the test."""
+    return spec_of(CLASSES, architecture=ARCHITECTURE, **changes)
+
+
+def trained_network() -> torch.nn.Module:
+    """Build a network of random weights that is sure of its answers."""
+    torch.manual_seed(3)
+    network = build_network(ARCHITECTURE, len(CLASSES), image_side=SIDE)
+    with torch.no_grad():
+        network.train()(torch.randn(16, 3, SIDE, SIDE))  # Gives the batch norms statistics.
+        network.get_submodule("fc").weight.mul_(20)
+    return network.eval()
+
+
+def pictures(count: int) -> list[Image]:
+    """Draw pictures of soft noise, uint8 [side, side, 3]."""
+    generator = np.random.default_rng(5)
+    coarse = generator.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return list(coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2))
+
+
+def add_trained_model(shop: Shop) -> ModelVersion:
+    """Register it as the next version."""
+    return shop.register(trained_network(), spec_of_trained())

@@ -1,0 +1,66 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from catalog_batch.compress.findings import Verdict, findings_table, judge
+from catalog_batch.compress.trials import Trial
+from catalog_batch.config import OptimiseSettings
+
+BOUNDS = OptimiseSettings(min_agreement=0.99, max_accuracy_loss=0.01, min_speed_up=1.2)
+REFERENCE = Trial("torch-fp32", 10.0, 1.0, 0.8, 1000)
+
+
+NAMES = ["torch-fp32", "onnx-int8", "torch-bf16"]
+
+
+def verdicts(*trials: Trial, **problems: str) -> dict[str, Verdict]:
+    found = judge([REFERENCE, *trials], problems, BOUNDS)
+    return {finding.variant: finding.verdict for finding in found}
+
+
+def test_the_fastest_within_the_bounds_is_kept() -> None:
+    found = verdicts(
+        Trial("onnx-fp32", 15.0, 1.0, 0.8, 1000),
+        Trial("openvino-fp32", 18.0, 0.99, 0.795, 1000),
+        Trial("onnx-int8", 40.0, 0.98, 0.81, 1000),
+        **{"torch-bf16": "RuntimeError: no"},
+    )
+    assert found == {
+        "torch-fp32": Verdict.REFERENCE,
+        "onnx-fp32": Verdict.NOT_FASTEST,
+        "openvino-fp32": Verdict.KEPT,
+        "onnx-int8": Verdict.REFUSED,
+        "torch-bf16": Verdict.NOT_MADE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("trial", "reason"),
+    [
+        (Trial("onnx-int8", 40.0, 0.98, 0.81, 1000), "agreement 0.9800 is below 0.99"),
+        (Trial("onnx-int8", 40.0, 1.0, 0.78, 1000), "accuracy falls by 0.0200, more than 0.01"),
+    ],
+)
+def test_a_refusal_names_the_bound_and_the_figure(trial: Trial, reason: str) -> None:
+    [_, finding] = judge([REFERENCE, trial], {}, BOUNDS)
+    assert (finding.verdict, finding.reason, finding.speed_up) == (Verdict.REFUSED, reason, 4.0)
+
+
+def test_what_is_hardly_faster_is_not_worth_a_version() -> None:
+    assert verdicts(Trial("onnx-fp32", 11.9, 1.0, 0.8, 1000))["onnx-fp32"] == Verdict.NOT_FASTEST
+    assert verdicts(Trial("onnx-fp32", 12.0, 1.0, 0.8, 1000))["onnx-fp32"] == Verdict.KEPT
+    assert verdicts() == {"torch-fp32": Verdict.REFERENCE}
+
+
+def test_the_table_has_a_line_for_each_variant() -> None:
+    findings = judge(
+        [REFERENCE, Trial("onnx-int8", 40.0, 0.98, 0.81, 1000)],
+        {"torch-bf16": "no [kernel]"},
+        BOUNDS,
+    )
+    page = io.StringIO()
+    Console(file=page, width=160).print(findings_table(findings))
+    lines = [line for line in page.getvalue().splitlines() if "torch" in line or "onnx" in line]
+    assert [name in line for name, line in zip(NAMES, lines, strict=True)] == [True] * 3
+    assert "4.00" in lines[1] and "below 0.99" in lines[1] and "no [kernel]" in lines[2]

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tests.compress.shop import pictures, spec_of_trained, trained_network
+
+from catalog_batch.compress.graphs import export_graph, quantise_graph
+from catalog_batch.modeling.runtimes import logits_of, open_graph
+from catalog_batch.modeling.variants import VARIANTS
+
+torch.set_num_threads(1)
+PREPROCESSING = spec_of_trained().preprocessing
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs") / "fp32.onnx"
+    export_graph(trained_network(), PREPROCESSING, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def quantised(exported: Path) -> Path:
+    path = exported.with_name("int8.onnx")
+    quantise_graph(exported, pictures(32), path)
+    return path
+
+
+def logits(network: torch.nn.Module, count: int) -> torch.Tensor:
+    with torch.inference_mode():
+        return logits_of(network, PREPROCESSING, torch.from_numpy(np.stack(pictures(count))))
+
+
+def kinds_of(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "openvino-fp32"])
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_graph_answers_any_number_of_pictures_as_the_network_does(
+    exported: Path, name: str, count: int
+) -> None:
+    graph = open_graph(exported, VARIANTS[name])
+    torch.testing.assert_close(
+        logits(graph, count), logits(trained_network(), count), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_batch_norms_are_folded_into_the_convolutions(exported: Path) -> None:
+    assert "Conv" in kinds_of(exported)
+    assert "BatchNormalization" not in kinds_of(exported)
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8"])
+def test_a_quantised_graph_is_near_but_not_the_same(quantised: Path, name: str) -> None:
+    graph = open_graph(quantised, VARIANTS[name])
+    expected, found = logits(trained_network(), 32), logits(graph, 32)
+    off = float((found - expected).abs().max() / expected.abs().max())
+    assert 1e-4 < off < 0.2
+
+
+def test_weights_are_in_int8_with_a_scale_for_each_channel_and_keep_to_seven_bits(
+    exported: Path, quantised: Path
+) -> None:
+    stored = onnx.load(quantised).graph.initializer
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in stored
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
+    ]
+    convolutions = [node for node in onnx.load(exported).graph.node if node.op_type == "Conv"]
+    assert len(weights) == len(convolutions)
+    assert all(np.abs(values).max(axis=(1, 2, 3)).min() == 64 for values in weights)
+    assert quantised.stat().st_size < exported.stat().st_size / 3
