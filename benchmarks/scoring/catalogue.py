@@ -5,7 +5,8 @@
 The photos are those of the ingest benchmarks, stored by ``catalog-batch ingest``. The model's
 network has random weights with the batch statistics of these photos, and its head knows the mean
 features of each category: an answer then is seldom a near tie, and lanes that compute the same
-agree.
+agree. Beside it is the variant that ``catalog-batch optimise`` kept on this machine, if it kept
+one.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.ingest.lanes import ingest_command
+from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
 from benchmarks.ingest.photos import DATA, SMALL, Dataset, make_photos
 from benchmarks.measure import run_command
+from deltalake import DeltaTable
 from torch import Tensor, nn
 
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
@@ -29,6 +31,9 @@ from catalog_batch.registry import Registry
 from catalog_batch.taxonomy import category_id
 
 MODEL = "bench"
+AS_TRAINED, FASTEST = 1, 2
+"""Versions of the model."""
+
 PHOTOS_KNOWN = 512
 """Photos that the head has seen."""
 
@@ -52,9 +57,12 @@ class Catalogue:
     def registry(self) -> Registry:
         return Registry(self.warehouse / "_registry")
 
+    def bundle(self, version: int) -> Path:
+        return self.registry.resolve(f"{MODEL}/{version}").bundle_folder
+
     @property
-    def bundle(self) -> Path:
-        return self.registry.resolve(f"{MODEL}@champion").bundle_folder
+    def has_fastest(self) -> bool:
+        return len(self.registry.list_versions()) == FASTEST
 
     def copy(self, folder: Path) -> "Catalogue":
         """Return the same in another folder: its files are linked, for none is ever changed."""
@@ -71,9 +79,26 @@ def make_catalogue(count: int, data: Path, architecture: str = "resnet18") -> Ca
         partial = Catalogue(data / f"{made.folder.name}.partial", count)
         shutil.rmtree(partial.folder, ignore_errors=True)
         run_command(ingest_command(photos, partial.warehouse))
+        _run("build-training-set", partial)
         _register(photos, partial, architecture)
         partial.folder.rename(made.folder)
     return made
+
+
+def make_pair(part: int, whole: int, data: Path) -> tuple[Catalogue, Catalogue]:
+    """Return a small catalogue and a large one with the same two models."""
+    small, large = make_catalogue(part, data), make_catalogue(whole, data)
+    if not large.has_fastest:
+        print("looking for the fastest variant of the model", flush=True)
+        _run("optimise", large, f"{MODEL}/{AS_TRAINED}")
+    if large.has_fastest and not small.has_fastest:
+        small.registry.register(MODEL, large.bundle(FASTEST), {})
+    return small, large
+
+
+def _run(verb: str, catalogue: Catalogue, *arguments: str) -> None:
+    options = ["-w", str(catalogue.warehouse), "--log-format", "json"]
+    run_command([CATALOG_BATCH, verb, *arguments, *options])
 
 
 def _link(source: str, target: str) -> None:
@@ -99,7 +124,7 @@ def _register(photos: Dataset, catalogue: Catalogue, architecture: str) -> None:
         preprocessing=preprocessing,
         taxonomy_version=1,
         training_table="training_examples",
-        training_table_version=1,
+        training_table_version=DeltaTable(catalogue.warehouse / "training_examples").version(),
         git_commit="0" * 40,
         metrics={},
         thresholds={},
@@ -110,7 +135,14 @@ def _register(photos: Dataset, catalogue: Catalogue, architecture: str) -> None:
     _fit(network, preprocessing.normalise(torch.from_numpy(pictures)), labels)
     folder = catalogue.folder / "bundle"
     write_bundle(folder, network, spec, pictures[:8])
-    catalogue.registry.register(MODEL, folder, {})
+    tags = {
+        "architecture": architecture,
+        "training_table_version": str(spec.training_table_version),
+        "taxonomy_version": str(spec.taxonomy_version),
+        "git_commit": spec.git_commit,
+        "training_run": "benchmark",
+    }
+    catalogue.registry.register(MODEL, folder, {}, tags)
 
 
 @torch.inference_mode()
