@@ -44,6 +44,7 @@ bench-training: setup  ## Time training's input, steps and augmentation, and tra
 
 bench-scoring: setup  ## Time scoring against a bare loop, Ray Data, Daft and the usual Spark ways (QUICK=1: 10 minutes)
 	$(BIN)/python -m benchmarks.scoring.compare $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.growth $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.grocery_store $(BENCH_OPTIONS)
 
 check: setup  ## Run ruff, mypy --strict and the import contracts

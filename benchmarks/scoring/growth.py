@@ -1,0 +1,248 @@
+"""Does an image cost the same in a large catalogue, and what does a night with little new cost?
+
+    python -m benchmarks.scoring.growth [--quick] [--force] [--data DIR]
+
+Catalogues of growing size are scored whole, each of products with one image; the time that the next
+size takes more, by its images more, is the steady time of an image. Then each gets a night of a few
+new products. The largest has two nights more without any: one as it comes, which is known from the
+logs, and one with another setting, for which all that is stored has to be looked at. The network is
+small (SqueezeNet at 32 pixels) and a few pictures repeat under many ids: what is timed is all that
+is not the network.
+"""
+
+import io
+import itertools
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
+from benchmarks.ingest.photos import SMALL, make_photos
+from benchmarks.measure import (
+    Finished,
+    Goal,
+    arguments,
+    require_idle,
+    run_command,
+    table,
+    write_result,
+)
+from PIL import Image
+
+from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.registry import Registry
+
+FULL = (1_000, 10_000, 100_000, 200_000)
+QUICK = (500, 2_000, 6_000)
+NIGHT = 500
+"""New products of a later night."""
+
+SIDE = 32
+CLASSES = 8
+PICTURES = 64
+MODEL = "growth"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OTHER = "score.min_gate_products=101"
+"""A setting that decides nothing here, but that the logs of earlier runs do not have."""
+
+FLAT = 1.15
+NIGHT_GROWS = 1.5
+"""Largest over smallest time of a night of the same few products, for it to be called its own."""
+
+EMPTY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Nights:
+    """What was done with the catalogue of one size."""
+
+    whole: Finished
+    few: Finished
+
+
+def make_catalogue(size: int, folder: Path, data: Path) -> Path:
+    """Make a warehouse with products of one image each, and a model; one is ingested."""
+    warehouse = folder / "warehouse"
+    run_command(ingest_command(make_photos(SMALL, 1, data), warehouse))
+    add_products(warehouse, 1, size)
+    torch.manual_seed(17)
+    paths = [f"Shop/{number}" for number in range(CLASSES)]
+    spec = BundleSpec(
+        architecture="squeezenet1_1",
+        classes=tuple(ClassLabel(f"c{number}", path) for number, path in enumerate(paths)),
+        preprocessing=Preprocessing.for_side(SIDE),
+        taxonomy_version=1,
+        training_table="training_examples",
+        training_table_version=0,
+        git_commit="0" * 40,
+        metrics={},
+        thresholds={},
+        created_at="2026-01-01T00:00:00Z",
+    )
+    network = build_network(spec.architecture, CLASSES, image_side=SIDE)
+    write_bundle(folder / "bundle", network, spec, np.zeros((1, SIDE, SIDE, 3), np.uint8))
+    Registry(warehouse / "_registry").register(MODEL, folder / "bundle", {})
+    return warehouse
+
+
+def add_products(warehouse: Path, first: int, end: int) -> None:
+    """Append products with an image each, as ingest leaves them."""
+    # In a process of its own: no JVM is left beside those that are timed.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        processes.submit(_append_products, str(warehouse), first, end).result()
+
+
+def _append_products(root: str, first: int, end: int) -> None:
+    from pyspark.sql import functions as F
+
+    from catalog_batch import tables
+    from catalog_batch.config import Settings
+    from catalog_batch.warehouse import open_warehouse
+
+    with open_warehouse(Settings(warehouse=root), "benchmark") as warehouse:
+        spark = warehouse.spark
+        pictures = spark.createDataFrame(
+            [(seed, _picture(seed)) for seed in range(PICTURES)], "picture INT, content BINARY"
+        )
+        stamps = {"run_id": F.lit("benchmark"), "updated_at": F.lit(NOW), "ingested_at": F.lit(NOW)}
+        number = F.col("id").cast("string")
+        rows = spark.range(first, end).withColumns(
+            {
+                "product_id": F.concat(F.lit("product-"), number),
+                "image_id": F.sha2(number, 256),
+                "source_uri": F.concat(number, F.lit(".jpg")),
+                "position": F.lit(0),
+                "picture": (F.col("id") % PICTURES).cast("int"),
+                **{
+                    side: F.lit(SIDE + 8)
+                    for side in ("width", "height", "source_width", "source_height")
+                },
+                "source_format": F.lit("JPEG"),
+                "source_bytes": F.lit(1).cast("bigint"),
+                "is_animated": F.lit(False),
+                **stamps,
+            }
+        )
+        whole = rows.join(F.broadcast(pictures), "picture")
+        for table in (tables.IMAGES, tables.PRODUCT_IMAGES, tables.PRODUCTS):
+            empty = {
+                field.name: F.lit(None).cast(field.dataType)
+                for field in table.schema.fields
+                if field.name not in whole.columns
+            }
+            warehouse.append(whole.withColumns(empty).select(*table.columns), table)
+
+
+def _picture(seed: int) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(coarse).resize((SIDE + 8, SIDE + 8)).save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
+
+
+def score(warehouse: Path, scored: int, *options: str) -> Finished:
+    """Run a night and require that it scored so many images.
+
+    Raises:
+        SystemExit: When it scored another number.
+    """
+    command = [CATALOG_BATCH, "score", "-w", str(warehouse), "--model", f"{MODEL}@champion"]
+    finished = run_command([*command, "--log-format", "json", *options])
+    found = finished.status.get("counts", {}).get("images_scored", 0)
+    print(f"{warehouse.parent.name}: {found:,} images, {finished.seconds:.1f} s", flush=True)
+    if found != scored:
+        raise SystemExit(f"{scored:,} images should be scored: {finished.status}")
+    return finished
+
+
+def measure(sizes: tuple[int, ...], data: Path, work: Path) -> tuple[dict[int, Nights], Path]:
+    """Score catalogues of all sizes; return what it took, and the largest warehouse."""
+    found = dict[int, Nights]()
+    for size in sizes:
+        warehouse = make_catalogue(size, work / f"catalogue-{size}", data)
+        whole = score(warehouse, size)
+        add_products(warehouse, size, size + NIGHT)
+        found[size] = Nights(whole, score(warehouse, NIGHT))
+    return found, warehouse
+
+
+def steady_ms(found: dict[int, Nights]) -> list[float]:
+    """Return the milliseconds an image takes, from each size to the next."""
+    return [
+        1000 * (found[larger].whole.seconds - found[smaller].whole.seconds) / (larger - smaller)
+        for smaller, larger in itertools.pairwise(sorted(found))
+    ]
+
+
+def goals_of(found: dict[int, Nights], looked_at: Finished) -> list[Goal]:
+    paces = steady_ms(found)
+    few = [nights.few.seconds for nights in found.values()]
+    driver = [nights.whole.peak_mib_by_role.get("driver", 0.0) for nights in found.values()]
+    return [
+        Goal("scoring_growth_flat_per_image", max(paces) / min(paces), FLAT, at_most=True),
+        Goal("scoring_growth_driver_memory", driver[-1] / driver[0], FLAT, at_most=True),
+        Goal("scoring_growth_of_a_night", max(few) / min(few), NIGHT_GROWS, at_most=True),
+        Goal("scoring_empty_night_seconds", looked_at.seconds, EMPTY_SECONDS, at_most=True),
+    ]
+
+
+def page_of(found: dict[int, Nights], known: Finished, looked_at: Finished) -> str:
+    """Return the page, as Markdown."""
+    paces = ["-", *(f"{pace:.2f}" for pace in steady_ms(found))]
+    rows = [
+        [
+            f"{size:,}",
+            f"{found[size].whole.seconds:.1f}",
+            pace,
+            f"{found[size].few.seconds:.1f}",
+            f"{found[size].whole.peak_mib_by_role.get('driver', 0):,.0f}",
+            f"{found[size].whole.peak_mib:,.0f}",
+        ]
+        for size, pace in zip(sorted(found), paces, strict=True)
+    ]
+    header = (
+        "products", "whole s", "ms an image more", f"{NIGHT} more s", "driver MiB", "all MiB",
+    )  # fmt: skip
+    intro = f"# Scoring growing catalogues\n\n{__doc__.partition('[--data DIR]')[2].strip()}\n\n"
+    empty = (
+        f"A night without anything new over {max(found) + NIGHT:,} products takes "
+        f"{known.seconds:.1f} s where the logs know it, and {looked_at.seconds:.1f} s where "
+        "everything is looked at; no image is decoded in either.\n\n"
+    )
+    return f"{intro}{table(header, rows)}\n{empty}"
+
+
+def main() -> None:
+    given = arguments("Score growing catalogues, and nights with little or nothing new.")
+    sizes = QUICK if given.quick else FULL
+    idle = require_idle(given.force)
+    work = given.data.resolve() / "scoring-growth"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        found, largest = measure(sizes, given.data.resolve(), work)
+        known = score(largest, 0)
+        looked_at = score(largest, 0, "--set", OTHER)
+    finally:
+        shutil.rmtree(work)
+    result = {
+        "quick": given.quick,
+        "forced": given.force,
+        "idle_before": idle,
+        "sizes": {size: asdict(nights) for size, nights in found.items()},
+        "known": asdict(known),
+        "looked_at": asdict(looked_at),
+    }
+    page, goals = page_of(found, known, looked_at), goals_of(found, looked_at)
+    write_result("scoring-growth", result, page, goals, "make bench-scoring")
+
+
+if __name__ == "__main__":
+    main()
