@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.compress.shop import pictures, spec_of_trained, trained_network
 
-from catalog_batch.compress.graphs import export_graph, quantise_graph
+from catalog_batch.compress.graphs import quantise_graph
 from catalog_batch.modeling.runtimes import logits_of, open_graph
 from catalog_batch.modeling.variants import VARIANTS
 
@@ -15,15 +15,8 @@ PREPROCESSING = spec_of_trained().preprocessing
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graphs") / "fp32.onnx"
-    export_graph(trained_network(), PREPROCESSING, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def quantised(exported: Path) -> Path:
-    path = exported.with_name("int8.onnx")
+def quantised(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantised") / "int8.onnx"
     quantise_graph(exported, pictures(32), path)
     return path
 

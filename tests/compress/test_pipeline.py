@@ -11,6 +11,7 @@ from tests.promotion.shop import Shop
 
 from catalog_batch.compress import making, trials
 from catalog_batch.compress.findings import Finding
+from catalog_batch.compress.graphs import export_graph
 from catalog_batch.compress.pipeline import optimise_model
 from catalog_batch.config import Settings
 from catalog_batch.errors import (
@@ -27,6 +28,7 @@ from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.split_rows import find_split_rows
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 FAST = {"torch-fp32": 10.0, "torch-folded": 11.0, "onnx-fp32": 25.0, "openvino-int8": 60.0}
 
@@ -104,9 +106,8 @@ def test_a_variant_that_answers_otherwise_is_refused_and_told(
         other.get_submodule("fc").weight.neg_()
 
     def export_other(network: Any, *arguments: Any) -> None:
-        export(other, *arguments)
+        export_graph(other, *arguments)
 
-    export = making.export_graph
     monkeypatch.setattr(making, "export_graph", export_other)
     optimise_model(asking(shop, ["onnx-fp32"]), run, "catalogue/1", clock=clock)
     assert (run.status, run.details["registered"]) == (Status.NOTHING_TO_DO, "none")
