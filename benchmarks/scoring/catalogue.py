@@ -5,14 +5,14 @@
 The photos are those of the ingest benchmarks, stored by ``catalog-batch ingest``. The model's
 network has random weights with the batch statistics of these photos, and its head knows the mean
 features of each category: an answer then is seldom a near tie, and lanes that compute the same
-agree. Beside it is the variant that ``catalog-batch optimise`` kept on this machine, if it kept
-one.
+agree. Beside it are variants that ``catalog-batch optimise`` made of it on this machine.
 """
 
 import argparse
 import csv
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,16 @@ from torch import Tensor, nn
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.preprocessing import Preprocessing
-from catalog_batch.registry import Registry
+from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.taxonomy import category_id
 
 MODEL = "bench"
-AS_TRAINED, FASTEST = 1, 2
-"""Versions of the model."""
+AGREES = 0.995
+"""Share of the images whose best category a variant must share with the model as trained."""
+
+INT8 = "onnx-int8,openvino-int8"
+READY = "optimised"
+"""File that says so, beside a catalogue's warehouse."""
 
 PHOTOS_KNOWN = 512
 """Photos that the head has seen."""
@@ -57,12 +61,20 @@ class Catalogue:
     def registry(self) -> Registry:
         return Registry(self.warehouse / "_registry")
 
-    def bundle(self, version: int) -> Path:
-        return self.registry.resolve(f"{MODEL}/{version}").bundle_folder
+    @property
+    def as_trained(self) -> ModelVersion:
+        return self.registry.list_versions()[0]
 
     @property
-    def has_fastest(self) -> bool:
-        return len(self.registry.list_versions()) == FASTEST
+    def fastest(self) -> ModelVersion:
+        """The fastest variant, whether it answers as the model does or not."""
+        return max(self.registry.list_versions(), key=_speed)
+
+    @property
+    def shipped(self) -> ModelVersion:
+        """The variant that ``optimise`` keeps by its defaults, or else the model as trained."""
+        versions = self.registry.list_versions()
+        return max((v for v in versions if v.metrics["agreement"] >= AGREES), key=_speed)
 
     def copy(self, folder: Path) -> "Catalogue":
         """Return the same in another folder: its files are linked, for none is ever changed."""
@@ -85,15 +97,37 @@ def make_catalogue(count: int, data: Path, architecture: str = "resnet18") -> Ca
     return made
 
 
-def make_pair(part: int, whole: int, data: Path) -> tuple[Catalogue, Catalogue]:
-    """Return a small catalogue and a large one with the same two models."""
-    small, large = make_catalogue(part, data), make_catalogue(whole, data)
-    if not large.has_fastest:
-        print("looking for the fastest variant of the model", flush=True)
-        _run("optimise", large, f"{MODEL}/{AS_TRAINED}")
-    if large.has_fastest and not small.has_fastest:
-        small.registry.register(MODEL, large.bundle(FASTEST), {})
-    return small, large
+def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
+    """Return catalogues by their number of images, all with the variants of the largest's model.
+
+    Two runs of ``optimise`` there register them: one by its defaults, and one that keeps the
+    fastest whatever it answers.
+    """
+    found = {count: make_catalogue(count, data) for count in sorted(counts)}
+    largest = found[max(found)]
+    if not (largest.folder / READY).exists():
+        print("looking for the fastest variants of the model", flush=True)
+        _run("optimise", largest, f"{MODEL}/1")
+        lax = (
+            "optimise.min_agreement=0",
+            "optimise.max_accuracy_loss=1",
+            f"optimise.variants={INT8}",
+        )
+        _run("optimise", largest, f"{MODEL}/1", *(f"--set={setting}" for setting in lax))
+        (largest.folder / READY).touch()
+    versions = largest.registry.list_versions()
+    for catalogue in found.values():
+        if catalogue is not largest:
+            shutil.rmtree(catalogue.registry.folder)
+            for version in versions:
+                catalogue.registry.register(
+                    MODEL, version.bundle_folder, version.metrics, version.tags
+                )
+    return found
+
+
+def _speed(version: ModelVersion) -> float:
+    return version.metrics.get("images_per_second", 0.0)
 
 
 def _run(verb: str, catalogue: Catalogue, *arguments: str) -> None:
@@ -142,7 +176,7 @@ def _register(photos: Dataset, catalogue: Catalogue, architecture: str) -> None:
         "git_commit": spec.git_commit,
         "training_run": "benchmark",
     }
-    catalogue.registry.register(MODEL, folder, {}, tags)
+    catalogue.registry.register(MODEL, folder, {"agreement": 1.0}, tags)
 
 
 @torch.inference_mode()

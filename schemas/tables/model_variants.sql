@@ -3,7 +3,7 @@ CREATE TABLE model_variants (
   model_name STRING NOT NULL COMMENT 'Registered model name',
   model_version INT NOT NULL COMMENT 'Version that it was made from, as it was trained',
   variant STRING NOT NULL COMMENT 'Library and precision, such as onnx-int8; torch-fp32 is the model as trained',
-  verdict STRING NOT NULL COMMENT 'reference: the model as trained; kept: registered; not_fastest: within the bounds; refused: answers differently; not_made: not possible on this machine',
+  verdict STRING NOT NULL COMMENT 'reference: the model as trained; kept: registered; not_fastest: within the bounds; refused: answers differently, or is far too slow; not_made: not possible on this machine',
   reason STRING COMMENT 'The bound that a refused one missed, or why one was not made',
   images_per_second DOUBLE COMMENT 'Median over batches, of the network alone; null when not made',
   speed_up DOUBLE COMMENT 'Images per second over those of the model as trained, in the same run',

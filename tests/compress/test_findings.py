@@ -40,11 +40,13 @@ def test_the_fastest_within_the_bounds_is_kept() -> None:
     [
         (Trial("onnx-int8", 40.0, 0.98, 0.81, 1000), "agreement 0.9800 is below 0.99"),
         (Trial("onnx-int8", 40.0, 1.0, 0.78, 1000), "accuracy falls by 0.0200, more than 0.01"),
+        (Trial("onnx-int8", 40.0, 1.0, 0.9, 96), "far too slow, and stopped after 96 images"),
     ],
 )
 def test_a_refusal_names_the_bound_and_the_figure(trial: Trial, reason: str) -> None:
     [_, finding] = judge([REFERENCE, trial], {}, BOUNDS)
-    assert (finding.verdict, finding.reason, finding.speed_up) == (Verdict.REFUSED, reason, 4.0)
+    assert (finding.verdict, finding.speed_up) == (Verdict.REFUSED, 4.0)
+    assert reason in finding.reason
 
 
 def test_what_is_hardly_faster_is_not_worth_a_version() -> None:

@@ -132,6 +132,21 @@ def test_what_cannot_be_made_costs_the_others_nothing(
     assert rows["onnx-fp32"]["made_version"] == 2
 
 
+def test_what_is_far_too_slow_is_measured_no_further(
+    shop: Shop, run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAST, "torch-folded", 4.9)
+    settings = asking(shop, ["torch-folded"])
+    one_by_one = settings.model_copy(
+        update={"score": settings.score.model_copy(update={"batch_size": 1})}
+    )
+    optimise_model(one_by_one, run, "catalogue/1", clock=clock)
+    rows = {row["variant"]: row for row in shop.read("model_variants")}
+    assert rows["torch-folded"]["test_images"] == trials.LOOKED_AT
+    assert rows["torch-folded"]["reason"] == "it was far too slow, and stopped after 3 images"
+    assert rows["torch-fp32"]["test_images"] == 12
+
+
 def test_a_variant_is_not_optimised_again(shop: Shop, make_run: Any, clock: Clock) -> None:
     settings = asking(shop, ["onnx-fp32"])
     optimise_model(settings, make_run("optimise"), "catalogue/1", clock=clock)

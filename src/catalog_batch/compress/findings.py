@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     """Within the bounds, but another one is faster, or it is hardly faster than the reference."""
 
     REFUSED = "refused"
-    """Its answers differ too often, or are less often right."""
+    """Its answers differ too often, or are less often right, or it is far too slow."""
 
     NOT_MADE = "not_made"
     """It could not be made or loaded on this machine."""
@@ -90,6 +90,8 @@ def judge(
 
 
 def _missed_bound(trial: Trial, reference: Trial, bounds: OptimiseSettings) -> str:
+    if trial.images < reference.images:
+        return f"it was far too slow, and stopped after {trial.images:,} images"
     lost = reference.accuracy - trial.accuracy
     if trial.agreement < bounds.min_agreement:
         return f"agreement {trial.agreement:.4f} is below {bounds.min_agreement:g}"
