@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -404,19 +404,28 @@ VariantName = Literal[
     "torch-bf16",
     "onnx-fp32",
     "onnx-int8",
+    "onnx-pruned",
     "openvino-fp32",
     "openvino-bf16",
     "openvino-int8",
+    "openvino-pruned",
 ]
 
 
 class OptimiseSettings(_Section):
     """Variants of a model that answer the same in less time, see ``catalog-batch optimise``."""
 
-    variants: Annotated[tuple[VariantName, ...], BeforeValidator(_split_at_commas)] = get_args(
-        VariantName
+    variants: Annotated[tuple[VariantName, ...], BeforeValidator(_split_at_commas)] = (
+        "torch-folded",
+        "torch-bf16",
+        "onnx-fp32",
+        "onnx-int8",
+        "openvino-fp32",
+        "openvino-bf16",
+        "openvino-int8",
     )
-    """What is tried; the model as it was trained is always measured beside them."""
+    """What is tried; the model as it was trained is always measured beside them. ``onnx-pruned``
+    and ``openvino-pruned`` are trained first, which takes as long as ``pruning_steps`` do."""
 
     threads: int = Field(default=1, ge=1)
     """Threads of each while it is measured: as many as a task of scoring has cores
@@ -428,6 +437,13 @@ class OptimiseSettings(_Section):
 
     calibration_images: int = Field(default=256, ge=8)
     """Images of the training split, spread over it, from which int8 learns its ranges."""
+
+    pruned_share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the channels of each layer that the pruned variants lack: 0.3 halves the work."""
+
+    pruning_steps: int = Field(default=1000, ge=1)
+    """Batches of ``score.batch_size`` training images from which a pruned variant learns to answer
+    as the model does."""
 
     min_agreement: float = Field(default=0.995, ge=0, le=1)
     """Least share of the test images whose best category is that of the model as trained."""

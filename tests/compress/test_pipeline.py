@@ -30,7 +30,13 @@ from catalog_batch.split_rows import find_split_rows
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("exported_once")
 
-FAST = {"torch-fp32": 10.0, "torch-folded": 11.0, "onnx-fp32": 25.0, "openvino-int8": 60.0}
+FAST = {
+    "torch-fp32": 10.0,
+    "torch-folded": 11.0,
+    "onnx-fp32": 25.0,
+    "openvino-int8": 60.0,
+    "openvino-pruned": 50.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +136,22 @@ def test_what_cannot_be_made_costs_the_others_nothing(
     assert rows["openvino-int8"]["reason"] == "RuntimeError: no such operator"
     assert rows["openvino-int8"]["speed_up"] is None
     assert rows["onnx-fp32"]["made_version"] == 2
+
+
+def test_a_pruned_variant_is_taught_on_the_training_rows(
+    shop: Shop, run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "export_graph", export_graph)
+    settings = asking(shop, ["openvino-pruned"], pruning_steps=3, min_agreement=0)
+    lax = settings.optimise.model_copy(update={"max_accuracy_loss": 1.0})
+    optimise_model(settings.model_copy(update={"optimise": lax}), run, "catalogue/1", clock=clock)
+    rows = {row["variant"]: row for row in shop.read("model_variants")}
+    assert rows["openvino-pruned"]["made_version"] == 2
+    sizes = [
+        (shop.registry.resolve(f"catalogue/{number}").bundle_folder / name).stat().st_size
+        for number, name in ((1, "model.safetensors"), (2, "model.onnx"))
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
 
 
 def test_what_is_far_too_slow_is_measured_no_further(

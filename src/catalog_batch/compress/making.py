@@ -1,7 +1,7 @@
 """Bundles of a model's variants, made from the bundle that was trained."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from catalog_batch.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
+Prune = Callable[[Bundle], nn.Module]
+"""Makes a smaller network of a trained one."""
+
 
 @dataclass
 class Made:
@@ -27,7 +30,11 @@ class Made:
 
 
 def make_variants(
-    source: Path, names: Iterable[str], calibration: Sequence[Image], place: Path
+    source: Path,
+    names: Iterable[str],
+    calibration: Sequence[Image],
+    prune: Prune,
+    place: Path,
 ) -> Made:
     """Write a bundle of each variant and load it, with every check that a scorer makes.
 
@@ -38,11 +45,12 @@ def make_variants(
         source: Folder of the bundle as trained.
         names: Of ``VARIANTS``.
         calibration: Pictures from which int8 learns its ranges, uint8 [S, S, 3].
+        prune: Makes the pruned network.
         place: Folder for the bundles, and for graphs on the way.
     """
     made, names = Made(), tuple(names)
     trained = load_bundle(source)
-    workshop = _Workshop(trained, calibration, place)
+    workshop = _Workshop(trained, calibration, prune, place)
     with progress_bar("making variants", len(names), "variants") as advance:
         for name in names:
             variant, folder = VARIANTS[name], place / name
@@ -62,20 +70,31 @@ def make_variants(
 class _Workshop:
     """Makes what a variant is written from; each graph once."""
 
-    def __init__(self, trained: Bundle, calibration: Sequence[Image], place: Path) -> None:
+    def __init__(
+        self, trained: Bundle, calibration: Sequence[Image], prune: Prune, place: Path
+    ) -> None:
         self._trained = trained
         self._calibration = calibration
-        self._graphs = {name: place / f"{name}.onnx" for name in ("fp32", "int8")}
+        self._prune = prune
+        self._graphs = {name: place / f"{name}.onnx" for name in ("fp32", "int8", "pruned")}
 
     def model(self, variant: Variant) -> nn.Module | Path:
         if variant.engine == "torch":
             return self._trained.network
+        if "pruned" in variant.name:
+            return self._pruned()
         return self._quantised() if variant.precision == "int8" else self._exported()
 
     def _exported(self) -> Path:
         path = self._graphs["fp32"]
         if not path.exists():
             export_graph(self._trained.network, self._trained.spec.preprocessing, path)
+        return path
+
+    def _pruned(self) -> Path:
+        path = self._graphs["pruned"]
+        if not path.exists():
+            export_graph(self._prune(self._trained), self._trained.spec.preprocessing, path)
         return path
 
     def _quantised(self) -> Path:

@@ -6,25 +6,30 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from catalog_batch import ledger
 from catalog_batch.compress.findings import Finding, Verdict, judge
 from catalog_batch.compress.making import Made, make_variants
-from catalog_batch.compress.trials import Trial, run_trials, spread_images
-from catalog_batch.config import Settings
+from catalog_batch.compress.pruning import pruned_network, teach
+from catalog_batch.compress.trials import Trial, decoded, run_trials, spread_images
+from catalog_batch.config import OptimiseSettings, Settings
 from catalog_batch.errors import BadInputError, MissingTableError
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.models_table import held_aliases, publish_models
+from catalog_batch.progress import progress_bar
 from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.split_rows import TABLE as EXAMPLES
-from catalog_batch.split_rows import find_split_rows
+from catalog_batch.split_rows import SplitRows, find_split_rows
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +128,37 @@ def _measured(
         train = find_split_rows(root, version, "train")
         test = find_split_rows(root, version, "test")
         pictures = spread_images(train, wanted.calibration_images, spec.preprocessing)
-        made = make_variants(source.bundle_folder, wanted.variants, pictures, place)
+        made = make_variants(
+            source.bundle_folder,
+            wanted.variants,
+            pictures,
+            partial(_pruned, train, wanted, settings.score.batch_size),
+            place,
+        )
         contestants = {AS_TRAINED: trained, **made.bundles}
         trials = run_trials(contestants, test, wanted.max_test_images, settings.score.batch_size)
     return made, trials
+
+
+def _pruned(rows: SplitRows, wanted: OptimiseSettings, size: int, trained: Bundle) -> nn.Module:
+    """Take channels out and teach what is left on the training rows, which lie shuffled."""
+    preprocessing = trained.spec.preprocessing
+
+    def batches() -> Iterator[torch.Tensor]:
+        for batch in rows.batches(size):
+            yield torch.from_numpy(np.stack(decoded(batch, preprocessing)))
+
+    smaller = pruned_network(trained.network, preprocessing.side, wanted.pruned_share)
+    with progress_bar("teaching the pruned network", wanted.pruning_steps, "batches") as advance:
+        teach(
+            smaller,
+            trained.network,
+            preprocessing,
+            batches,
+            wanted.pruning_steps,
+            lambda: advance(1),
+        )
+    return smaller
 
 
 def _register(

@@ -43,10 +43,12 @@ VARIANTS = {
         Variant("torch-bf16", "torch", "bf16", _ROUNDED),
         Variant("onnx-fp32", "onnxruntime", "fp32", _EXACT),
         Variant("onnx-int8", "onnxruntime", "int8", _ROUNDED),
+        Variant("onnx-pruned", "onnxruntime", "fp32", _EXACT),
         Variant("openvino-fp32", "openvino", "fp32", _EXACT),
+        Variant("openvino-pruned", "openvino", "fp32", _EXACT),
         Variant("openvino-bf16", "openvino", "bf16", _ROUNDED),
         Variant("openvino-int8", "openvino", "int8", _ROUNDED),
     )
 }
 """By name. ``torch-folded`` has its batch norms folded into the convolutions before them, which the
-other libraries do on their own."""
+other libraries do on their own. Those that are ``pruned`` have fewer channels."""
