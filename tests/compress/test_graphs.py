@@ -51,7 +51,9 @@ def test_a_quantised_graph_is_near_but_not_the_same(quantised: Path, name: str) 
     graph = open_graph(quantised, VARIANTS[name])
     expected, found = logits(trained_network(), 32), logits(graph, 32)
     off = float((found - expected).abs().max() / expected.abs().max())
-    assert 1e-4 < off < 0.2
+    assert 1e-4 < off < 0.25
+    # Logits themselves are not rounded: more of them differ than int8 has steps.
+    assert len(found.unique()) > 0.9 * found.numel()
 
 
 def test_weights_are_in_int8_with_a_scale_for_each_channel_and_keep_to_seven_bits(

@@ -52,8 +52,9 @@ def test_a_variant_gives_the_logits_of_the_network_within_its_tolerance(
     bundle = load_bundle(folders[name])
     expected, found = logits(load_bundle(folders[AS_TRAINED])), logits(bundle)
     assert found.dtype == torch.float32
-    # Twice: int8 may be off by as much as the golden logits themselves are.
-    allowed = 2 * VARIANTS[name].tolerance * float(expected.abs().max())
+    # The golden logits of int8 are its own: from those of the network it is further away.
+    share = 0.25 if VARIANTS[name].precision == "int8" else VARIANTS[name].tolerance
+    allowed = share * float(expected.abs().max())
     assert float((found - expected).abs().max()) <= allowed
 
 

@@ -56,7 +56,8 @@ def quantise_graph(graph: Path, images: Sequence[Image], path: Path) -> None:
     """Write a graph with weights and activations in int8, their ranges taken from pictures.
 
     Weights have a scale for each channel. They keep to 7 bits: processors without VNNI add two
-    products of 8 bits into 16, which overflow, and the answers would depend on the machine.
+    products of 8 bits into 16, which overflow, and the answers would depend on the machine. The
+    layer that makes the logits stays in fp32: 256 steps are too few to tell near classes apart.
 
     Args:
         graph: From ``export_graph``.
@@ -81,10 +82,26 @@ def quantise_graph(graph: Path, images: Sequence[Image], path: Path) -> None:
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
+            nodes_to_exclude=_makers_of_logits(prepared),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+
+
+def _makers_of_logits(graph: Path) -> list[str]:
+    """Return the names of the nodes from the logits up to the layer that has their weights."""
+    import onnx
+
+    found: list[str] = []
+    wanted = {LOGITS}
+    for node in reversed(onnx.load(graph).graph.node):
+        if wanted & set(node.output):
+            found.append(node.name)
+            wanted = set(node.input)
+            if node.op_type in ("Gemm", "MatMul", "Conv"):
+                break
+    return found
 
 
 class _Pictures:
