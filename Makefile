@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes of tests at a time need two cores and 8 GB; make test WORKERS=0 runs them in one.
+# Two processes of tests at a time need two cores and 12 GB; make test WORKERS=0 runs them in one.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(FORCE),--force)
