@@ -1,6 +1,7 @@
 """What the tests share: one Spark session, a warehouse each, a registry, a clock, pictures."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,9 @@ from catalog_batch.registry import STORE, open_store
 from catalog_batch.runs import Clock, Run
 from catalog_batch.spark import build_session
 from catalog_batch.warehouse import Warehouse
+
+# Ray's workers are nice and would starve beside another process of tests, which is not.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
