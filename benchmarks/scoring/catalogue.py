@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
-from benchmarks.ingest.photos import DATA, SMALL, Dataset, make_photos
+from benchmarks.ingest.photos import DATA, SMALL, make_photos
 from benchmarks.measure import run_command
 from deltalake import DeltaTable
 from torch import Tensor, nn
@@ -82,9 +82,9 @@ class Catalogue:
         return Catalogue(folder, self.count)
 
 
-def make_catalogue(count: int, data: Path, architecture: str = "resnet18") -> Catalogue:
-    """Return an ingested catalogue, which is made when the cache lacks it."""
-    made = Catalogue(data / f"scoring-{count}-{architecture}", count)
+def make_catalogue(count: int, data: Path) -> Catalogue:
+    """Return an ingested catalogue without a model, which is made when the cache lacks it."""
+    made = Catalogue(data / f"scoring-{count}", count)
     if not made.folder.is_dir():
         photos = make_photos(SMALL, count, data)
         print(f"ingesting {count:,} photos for scoring", flush=True)
@@ -92,7 +92,6 @@ def make_catalogue(count: int, data: Path, architecture: str = "resnet18") -> Ca
         shutil.rmtree(partial.folder, ignore_errors=True)
         run_command(ingest_command(photos, partial.warehouse))
         _run("build-training-set", partial)
-        _register(photos, partial, architecture)
         partial.folder.rename(made.folder)
     return made
 
@@ -106,6 +105,7 @@ def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
     found = {count: make_catalogue(count, data) for count in sorted(counts)}
     largest = found[max(found)]
     if not (largest.folder / READY).exists():
+        register_model(largest, data)
         print("looking for the fastest variants of the model", flush=True)
         _run("optimise", largest, f"{MODEL}/1")
         lax = (
@@ -117,8 +117,7 @@ def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
         (largest.folder / READY).touch()
     versions = largest.registry.list_versions()
     for catalogue in found.values():
-        if catalogue is not largest:
-            shutil.rmtree(catalogue.registry.folder)
+        if not catalogue.registry.folder.exists():
             for version in versions:
                 catalogue.registry.register(
                     MODEL, version.bundle_folder, version.metrics, version.tags
@@ -143,7 +142,9 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _register(photos: Dataset, catalogue: Catalogue, architecture: str) -> None:
+def register_model(catalogue: Catalogue, data: Path, architecture: str = "resnet18") -> None:
+    """Make the model that the catalogue's first photos are known to, and register it."""
+    photos = make_photos(SMALL, catalogue.count, data)
     with photos.manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:PHOTOS_KNOWN]
     paths = sorted({row["category"] for row in rows})
@@ -209,7 +210,10 @@ def main() -> None:
     parser.add_argument("--architecture", default="resnet18")
     parser.add_argument("--data", type=Path, default=DATA)
     given = parser.parse_args()
-    print(make_catalogue(given.count, given.data, given.architecture).folder)
+    catalogue = make_catalogue(given.count, given.data)
+    if not catalogue.registry.folder.exists():
+        register_model(catalogue, given.data, given.architecture)
+    print(catalogue.folder)
 
 
 if __name__ == "__main__":
