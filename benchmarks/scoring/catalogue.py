@@ -169,6 +169,7 @@ def register_model(catalogue: Catalogue, data: Path, architecture: str = "resnet
     network = build_network(architecture, len(paths))
     _fit(network, preprocessing.normalise(torch.from_numpy(pictures)), labels)
     folder = catalogue.folder / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)  # Of a run that was stopped.
     write_bundle(folder, network, spec, pictures[:8])
     tags = {
         "architecture": architecture,

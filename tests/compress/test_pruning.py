@@ -5,6 +5,7 @@ from tests.compress.shop import pictures, spec_of_trained, trained_network
 from tests.promotion.shop import SIDE
 
 from catalog_batch.compress.pruning import pruned_network, teach
+from catalog_batch.errors import TrainingDataError
 from catalog_batch.modeling.networks import build_network
 
 torch.set_num_threads(1)
@@ -29,6 +30,12 @@ def test_channels_go_and_outputs_stay(architecture: str) -> None:
     with torch.inference_mode():
         assert smaller(PREPROCESSING.normalise(PIXELS)).shape == (32, 5)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_without_pictures_nothing_is_learnt() -> None:
+    network = trained_network()
+    with pytest.raises(TrainingDataError, match="no training images"):
+        teach(network, network, PREPROCESSING, lambda: [], 1)
 
 
 def test_a_pruned_network_learns_to_answer_as_the_whole_one_does() -> None:

@@ -1,6 +1,6 @@
 """Optimise: make variants of a model, measure them here, and register the fastest that agrees."""
 
-import logging
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +30,6 @@ from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.split_rows import TABLE as EXAMPLES
 from catalog_batch.split_rows import SplitRows, find_split_rows
-
-logger = logging.getLogger(__name__)
 
 TABLE = "model_variants"
 
@@ -149,13 +147,18 @@ def _pruned(rows: SplitRows, wanted: OptimiseSettings, size: int, trained: Bundl
             yield torch.from_numpy(np.stack(decoded(batch, preprocessing)))
 
     smaller = pruned_network(trained.network, preprocessing.side, wanted.pruned_share)
-    with progress_bar("teaching the pruned network", wanted.pruning_steps, "batches") as advance:
+    steps = wanted.pruning_steps
+    # Nothing is measured yet: all cores may learn.
+    with (
+        _threads(os.cpu_count() or 1),
+        progress_bar("teaching the pruned network", steps, "batches") as advance,
+    ):
         teach(
             smaller,
             trained.network,
             preprocessing,
             batches,
-            wanted.pruning_steps,
+            steps,
             lambda: advance(1),
         )
     return smaller

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from catalog_batch.errors import TrainingDataError
 from catalog_batch.modeling.heads import head_layers
 from catalog_batch.modeling.preprocessing import Preprocessing
 
@@ -75,6 +76,9 @@ def teach(
         batches: Gone through as often as it takes.
         steps: Batches to learn from.
         on_step: Called after each.
+
+    Raises:
+        TrainingDataError: When there are no pictures.
     """
     optimizer = torch.optim.AdamW(smaller.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -82,6 +86,7 @@ def teach(
     smaller.train()
     done = 0
     while done < steps:
+        before = done
         for pixels in batches():
             batch = preprocessing.normalise(pixels)
             if float(torch.rand(1, generator=chance)) < 0.5:
@@ -102,4 +107,8 @@ def teach(
             on_step()
             if done == steps:
                 break
+        if done == before:
+            raise TrainingDataError(
+                "There are no training images for a pruned network to learn on."
+            )
     smaller.eval()
