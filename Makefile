@@ -46,7 +46,9 @@ bench-training: setup  ## Time training's input, steps and augmentation, and tra
 	$(BIN)/python -m benchmarks.training.grocery_store $(BENCH_OPTIONS)
 
 bench-scoring: setup  ## Time scoring against a bare loop, Ray Data, Daft and the usual Spark ways (QUICK=1: 10 minutes)
-	$(BIN)/python -m benchmarks.scoring.compare $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.compare fp32 $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.compare int8 $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.compare usual $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.growth $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.grocery_store $(BENCH_OPTIONS)
 

@@ -91,7 +91,6 @@ def make_catalogue(count: int, data: Path) -> Catalogue:
         partial = Catalogue(data / f"{made.folder.name}.partial", count)
         shutil.rmtree(partial.folder, ignore_errors=True)
         run_command(ingest_command(photos, partial.warehouse))
-        _run("build-training-set", partial)
         partial.folder.rename(made.folder)
     return made
 
@@ -105,6 +104,7 @@ def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
     found = {count: make_catalogue(count, data) for count in sorted(counts)}
     largest = found[max(found)]
     if not (largest.folder / READY).exists():
+        _run("build-training-set", largest)
         register_model(largest, data)
         print("looking for the fastest variants of the model", flush=True)
         _run("optimise", largest, f"{MODEL}/1")
@@ -213,6 +213,7 @@ def main() -> None:
     given = parser.parse_args()
     catalogue = make_catalogue(given.count, given.data)
     if not catalogue.registry.folder.exists():
+        _run("build-training-set", catalogue)
         register_model(catalogue, given.data, given.architecture)
     print(catalogue.folder)
 

@@ -1,19 +1,21 @@
 """Is scoring as fast as no engine at all, and how much faster than the usual ways?
 
-    python -m benchmarks.scoring.compare [--quick] [--force] [--data DIR]
+    python -m benchmarks.scoring.compare fp32|int8|usual [--quick] [--force] [--data DIR]
 
 Every lane scores the images of the same Delta table and writes the same columns, in a process of
 its own and a new folder. Each round runs each lane on a part of the images and on all of them,
 lanes in turn, after a warm-up that is dropped. The median run on all, less the median run on a
 part, is the time that the other images take: the steady state. What is left of a run is start-up.
-The bare loop, Ray Data, Daft and catalog-batch call the same function for each image, with the
-model as it was trained (fp32) and with its fastest variant in int8, where the engine shows
-(fastest; whether it answers as the model does is not asked there). As shipped is catalog-batch
-with the variant that ``catalog-batch optimise`` keeps by its defaults on this machine: its best
-category of an image is that of the first bare loop for 99.5 % of them. The two usual Spark ways
-compute as published benchmarks do, and so does one more bare loop. Lanes have as many images as
-their speed asks for, and the slowest one a single round, which takes as long as those of all
-others. Daft is left out, and the page says so, where it cannot be imported:
+
+- fp32 and int8: the bare loop, Ray Data, Daft and catalog-batch call the same function for each
+  image, with the model as it was trained, and with its fastest variant in int8, where the engine
+  shows. Whether that one answers as the model does is not asked there.
+- usual: catalog-batch with the variant that ``catalog-batch optimise`` keeps by its defaults on
+  this machine, beside the ways that published benchmarks score, with their arithmetic: a bare
+  loop, and Spark with one iterator UDF and with two UDFs. The best category of an image should be
+  that of the bare loop with the model as trained for 99.5 % of them.
+
+Daft is left out, and the page says so, where it cannot be imported:
 ``benchmarks/scoring/daft_frames.py`` says how it gets there.
 """
 
@@ -22,7 +24,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from benchmarks.measure import (
     Finished,
     Goal,
     Runs,
-    arguments,
+    argument_parser,
     require_idle,
     run_command,
     table,
@@ -60,9 +62,6 @@ class Lane:
 
     share: float = 1.0
     """Of a size's images that it scores."""
-
-    rounds: int = 10
-    """At the most."""
 
     def run(self, catalogue: Catalogue, folder: Path) -> tuple[Finished, dict[str, str]]:
         """Score a catalogue; return how it went, and the best category of each image.
@@ -94,41 +93,6 @@ class Lane:
         return round(size.whole * self.share)
 
 
-_TWO = "2 processes x 1 thread"
-BARE = Lane("bare loop", _TWO, "benchmarks.scoring.bare_loop", "shipped", share=0.4)
-RAY = Lane("Ray Data", "2 actors x 1 thread", "benchmarks.scoring.ray_data", "shipped", share=0.4)
-DAFT = Lane("Daft", _TWO, "benchmarks.scoring.daft_frames", "shipped", share=0.4)
-OURS = Lane("catalog-batch", "local[*], 1 thread a worker", share=0.4)
-SHIPPED = replace(OURS, name="catalog-batch, as shipped", model="shipped")
-PUBLISHED = Lane(
-    "bare loop, as published", _TWO, "benchmarks.scoring.bare_loop", "published", share=0.4
-)
-ITERATOR = Lane(
-    "Spark, iterator UDF, as published",
-    "local[2], 1 thread a worker",
-    "benchmarks.scoring.spark_usual",
-    "iterator",
-    share=0.4,
-)
-TWO_UDFS = Lane(
-    "Spark, two UDFs, as published",
-    "local[2], 1 thread a worker",
-    "benchmarks.scoring.spark_usual",
-    "two-udfs",
-    share=0.15,
-    rounds=1,
-)
-_ENGINES = (BARE, RAY, *([DAFT] if importlib.util.find_spec("daft") else []), OURS)
-
-
-def fastest(lane: Lane) -> Lane:
-    """Return the same lane with the fastest variant of the model."""
-    return replace(lane, name=f"{lane.name}, fastest", model="fastest", share=1.0)
-
-
-LANES = (*_ENGINES, *map(fastest, _ENGINES), SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS)
-
-
 @dataclass(frozen=True)
 class Size:
     """How many images the two runs of a round have at the most, and how many rounds count."""
@@ -138,7 +102,53 @@ class Size:
     rounds: int
 
 
-FULL, QUICK = Size(200, 3200, 3), Size(50, 400, 1)
+_TWO = "2 processes x 1 thread"
+BARE = Lane("bare loop", _TWO, "benchmarks.scoring.bare_loop", "shipped")
+RAY = Lane("Ray Data", "2 actors x 1 thread", "benchmarks.scoring.ray_data", "shipped")
+DAFT = Lane("Daft", _TWO, "benchmarks.scoring.daft_frames", "shipped")
+OURS = Lane("catalog-batch", "local[*], 1 thread a worker")
+SHIPPED = replace(OURS, name="catalog-batch, as shipped", model="shipped")
+PUBLISHED = Lane("bare loop, as published", _TWO, "benchmarks.scoring.bare_loop", "published")
+ITERATOR = Lane(
+    "Spark, iterator UDF, as published",
+    "local[2], 1 thread a worker",
+    "benchmarks.scoring.spark_usual",
+    "iterator",
+)
+TWO_UDFS = Lane(
+    "Spark, two UDFs, as published",
+    "local[2], 1 thread a worker",
+    "benchmarks.scoring.spark_usual",
+    "two-udfs",
+    share=0.4,
+)
+HAS_DAFT = importlib.util.find_spec("daft") is not None
+
+
+def with_fastest(lane: Lane) -> Lane:
+    """Return the same lane with the fastest variant of the model."""
+    return replace(lane, model="fastest")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared: lanes, of which the first is the one that others are divided by."""
+
+    name: str
+    lanes: tuple[Lane, ...]
+    full: Size
+    quick: Size = Size(50, 400, 1)
+
+
+ENGINES = (BARE, RAY, *([DAFT] if HAS_DAFT else []), OURS)
+QUESTIONS = {
+    question.name: question
+    for question in (
+        Question("fp32", ENGINES, Size(200, 1280, 3)),
+        Question("int8", tuple(map(with_fastest, ENGINES)), Size(200, 3200, 3)),
+        Question("usual", (BARE, SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS), Size(200, 1280, 3)),
+    )
+}
 
 
 @dataclass
@@ -162,36 +172,33 @@ def best_categories(output: Path) -> dict[str, str]:
     return best
 
 
-def measure_lanes(size: Size, data: Path) -> LaneRuns:
+def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
     """Run all lanes round by round; the warm-up is not returned."""
-    catalogues = make_catalogues(counts_of(size), data)
+    catalogues = make_catalogues(counts_of(question, size), data)
     part = catalogues[size.part]
     found = {
-        lane.name: ScoringRuns(Size(size.part, lane.images(size), size.rounds)) for lane in LANES
+        lane.name: ScoringRuns(replace(size, whole=lane.images(size))) for lane in question.lanes
     }
-    for lane in LANES:
+    for lane in question.lanes:
         _run(lane, part)
     for number in range(1, size.rounds + 1):
         reference = dict[str, str]()
-        for lane in LANES:
-            if number > lane.rounds:
-                continue
+        for lane in question.lanes:
             runs = found[lane.name]
             runs.part.append(_run(lane, part)[0])
             finished, best = _run(lane, catalogues[lane.images(size)])
             runs.whole.append(finished)
             reference = reference or best
-            compared = reference.keys() & best.keys()
-            same = sum(reference[image] == best[image] for image in compared)
-            runs.agreement = min(runs.agreement, same / len(compared))
+            same = sum(reference[image] == category for image, category in best.items())
+            runs.agreement = min(runs.agreement, same / len(best))
             seconds = f"{runs.part[-1].seconds:.1f} and {finished.seconds:.1f} s"
             print(f"round {number}, {lane.name}: {seconds}", flush=True)
     return found
 
 
-def counts_of(size: Size) -> set[int]:
+def counts_of(question: Question, size: Size) -> set[int]:
     """Return the sizes of the catalogues that the lanes score."""
-    return {size.part, *(lane.images(size) for lane in LANES)}
+    return {size.part, *(lane.images(size) for lane in question.lanes)}
 
 
 def _run(lane: Lane, catalogue: Catalogue) -> tuple[Finished, dict[str, str]]:
@@ -207,54 +214,45 @@ def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
     return found[lane.name].images_per_second / found[other.name].images_per_second
 
 
-def goals_of(found: LaneRuns) -> list[Goal]:
-    goals = _goals_against("fp32", found, OURS, [BARE, RAY, DAFT])
-    goals.append(Goal("scoring_fp32_vs_iterator_udf", ratio(found, OURS, ITERATOR), 1.0))
-    goals += _goals_against("fastest", found, fastest(OURS), map(fastest, [BARE, RAY, DAFT]))
+def goals_of(question: Question, found: LaneRuns) -> list[Goal]:
+    if question.name == "usual":
+        ours = found[SHIPPED.name]
+        return [
+            Goal("scoring_as_shipped_vs_iterator_udf", ratio(found, SHIPPED, ITERATOR), 6.0),
+            Goal("scoring_as_shipped_vs_two_udfs", ratio(found, SHIPPED, TWO_UDFS), 20.0),
+            Goal("scoring_as_shipped_agreement", ours.agreement, AGREES),
+            Goal("scoring_start_up_seconds", ours.start_up_seconds, 15, at_most=True),
+        ]
+    bounds = ((BARE, "bare", 0.95), (RAY, "ray_data", 1.0), (DAFT, "daft", 1.0))
     return [
-        *goals,
-        Goal("scoring_as_shipped_vs_iterator_udf", ratio(found, SHIPPED, ITERATOR), 6.0),
-        Goal("scoring_as_shipped_vs_two_udfs", ratio(found, SHIPPED, TWO_UDFS), 20.0),
-        Goal("scoring_as_shipped_agreement", found[SHIPPED.name].agreement, AGREES),
-        Goal("scoring_start_up_seconds", found[SHIPPED.name].start_up_seconds, 15, at_most=True),
-    ]
-
-
-def _goals_against(numbers: str, found: LaneRuns, ours: Lane, others: Iterable[Lane]) -> list[Goal]:
-    bounds = zip(("bare", "ray_data", "daft"), others, (0.95, 1.0, 1.0), strict=True)
-    return [
-        Goal(f"scoring_{numbers}_vs_{name}", ratio(found, ours, other), bound)
-        for name, other, bound in bounds
+        Goal(f"scoring_{question.name}_vs_{name}", ratio(found, OURS, other), bound)
+        for other, name, bound in bounds
         if other.name in found
     ]
 
 
-def page_of(found: LaneRuns, variants: str) -> str:
+def page_of(question: Question, found: LaneRuns, variants: str) -> str:
     """Return the page, as Markdown."""
     header = (
-        "lane", "threads", "images/s, steady", "against bare", "CPU ms/image", "start-up s",
-        "rounds", "a part s (range)", "images", "all s (range)", "peak memory MiB",
-        "same best category",
+        "lane", "threads", "images/s, steady", "against the first", "CPU ms/image", "start-up s",
+        "a part s (range)", "images", "all s (range)", "peak memory MiB", "same best category",
     )  # fmt: skip
-    intro = f"# Scoring against a bare loop\n\n{__doc__.partition('[--data DIR]')[2].strip()}\n"
+    intro = f"# Scoring, {question.name}\n\n{__doc__.partition('[--data DIR]')[2].strip()}\n"
     title = f"\n## Stored images, ResNet-18; {variants}\n\n"
-    missing = (
-        "" if DAFT.name in found else "\nDaft could not be imported and is not in the table.\n"
-    )
-    lines = [_line(lane, found) for lane in LANES if lane.name in found]
+    missing = "" if HAS_DAFT else "\nDaft could not be imported and is in no table.\n"
+    lines = [_line(lane, question.lanes[0], found) for lane in question.lanes]
     return f"{intro}{title}{table(header, lines)}\n{missing}"
 
 
-def _line(lane: Lane, found: LaneRuns) -> list[str]:
+def _line(lane: Lane, first: Lane, found: LaneRuns) -> list[str]:
     runs = found[lane.name]
     return [
         lane.name,
         lane.threads,
         f"{runs.images_per_second:.1f}",
-        f"{ratio(found, lane, fastest(BARE) if lane.model == 'fastest' else BARE):.2f}",
+        f"{ratio(found, lane, first):.2f}",
         f"{runs.cpu_ms_per_image:.1f}",
         f"{runs.start_up_seconds:.1f}",
-        str(len(runs.whole)),
         _median_and_range(runs.part),
         f"{runs.size.whole:,}",
         _median_and_range(runs.whole),
@@ -281,27 +279,30 @@ def _as_json(lane: Lane, runs: ScoringRuns) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = arguments("Compare scoring with a bare loop, Ray Data and the usual Spark ways.")
-    size = QUICK if given.quick else FULL
+    parser = argument_parser("Compare scoring with a bare loop, other engines and the usual ways.")
+    parser.add_argument("question", choices=QUESTIONS)
+    given = parser.parse_args()
+    question = QUESTIONS[given.question]
+    size = question.quick if given.quick else question.full
     data = given.data.resolve()
-    catalogue = make_catalogues(counts_of(size), data)[size.part]
+    catalogue = make_catalogues(counts_of(question, size), data)[size.part]
     chosen = {
         name: check_bundle(version.bundle_folder).variant
         for name, version in (("fastest", catalogue.fastest), ("as shipped", catalogue.shipped))
     }
     idle = require_idle(given.force)
-    found = measure_lanes(size, data)
+    found = measure_lanes(question, size, data)
     result = {
         "quick": given.quick,
         "forced": given.force,
         "idle_before": idle,
         "variants": chosen,
-        "lanes": {
-            lane.name: _as_json(lane, found[lane.name]) for lane in LANES if lane.name in found
-        },
+        "lanes": {lane.name: _as_json(lane, found[lane.name]) for lane in question.lanes},
     }
-    page = page_of(found, ", ".join(f"{name} is {variant}" for name, variant in chosen.items()))
-    write_result("scoring", result, page, goals_of(found), "make bench-scoring")
+    told = ", ".join(f"{name} is {variant}" for name, variant in chosen.items())
+    goals = goals_of(question, found)
+    command = f"python -m benchmarks.scoring.compare {question.name}"
+    write_result(f"scoring-{question.name}", result, page_of(question, found, told), goals, command)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.measure import Finished
 from benchmarks.scoring import bare_loop, compare, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
-from benchmarks.scoring.compare import BARE, ITERATOR, LANES, OURS, TWO_UDFS, ScoringRuns, Size
+from benchmarks.scoring.compare import BARE, Question, ScoringRuns, Size
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 from tests.commands import run_command
@@ -102,35 +102,57 @@ def finished(seconds: float) -> Finished:
     return Finished(seconds, 2 * seconds, 512.0, {}, {})
 
 
+@pytest.fixture(params=compare.QUESTIONS)
+def question(request: pytest.FixtureRequest) -> Question:
+    return compare.QUESTIONS[request.param]
+
+
 @pytest.fixture
-def found() -> dict[str, ScoringRuns]:
+def found(question: Question) -> dict[str, ScoringRuns]:
     """Give every lane 10 s of start-up and 20 images a second, the bare loop twice that."""
     lanes = {}
-    for lane in LANES:
-        pace = 40 if lane == BARE else 20
+    for lane in question.lanes:
+        pace = 40 if lane.name == BARE.name else 20
         part, whole = ([finished(10 + count / pace)] * 2 for count in (SIZE.part, SIZE.whole))
         lanes[lane.name] = ScoringRuns(SIZE, part, whole)
     return lanes
 
 
-def test_the_steady_state_leaves_start_up_out(found: dict[str, ScoringRuns]) -> None:
-    assert found[OURS.name].images_per_second == pytest.approx(20)
-    assert found[OURS.name].start_up_seconds == pytest.approx(10)
-    assert found[OURS.name].cpu_ms_per_image == pytest.approx(100)
-    assert compare.ratio(found, OURS, BARE) == pytest.approx(0.5)
+def test_the_steady_state_leaves_start_up_out(
+    question: Question, found: dict[str, ScoringRuns]
+) -> None:
+    bare, other = question.lanes[0], question.lanes[1]
+    assert found[other.name].images_per_second == pytest.approx(20)
+    assert found[other.name].start_up_seconds == pytest.approx(10)
+    assert found[other.name].cpu_ms_per_image == pytest.approx(100)
+    assert compare.ratio(found, other, bare) == pytest.approx(0.5)
     noise = ScoringRuns(SIZE, [finished(9)], [finished(8)])
     assert math.isnan(noise.images_per_second)
 
 
-def test_goals_say_what_is_short(found: dict[str, ScoringRuns]) -> None:
-    lines = [goal.line() for goal in compare.goals_of(found)]
-    assert "GOAL scoring_fp32_vs_bare 0.50 0.95 short" in lines
-    assert "GOAL scoring_start_up_seconds 10.00 15.00 ok" in lines
-    page = compare.page_of(found, "fastest is onnx-int8")
-    assert page.count("\n| ") == len(LANES) + 2
-    assert "| catalog-batch | local[*], 1 thread a worker | 20.0 | 0.50 |" in page
-    stored = json.dumps(compare._as_json(OURS, found[OURS.name]))
+def test_goals_say_what_is_short(question: Question, found: dict[str, ScoringRuns]) -> None:
+    lines = [goal.line() for goal in compare.goals_of(question, found)]
+    expected = {
+        "fp32": "GOAL scoring_fp32_vs_bare 0.50 0.95 short",
+        "int8": "GOAL scoring_int8_vs_ray_data 1.00 1.00 ok",
+        "usual": "GOAL scoring_start_up_seconds 10.00 15.00 ok",
+    }
+    assert expected[question.name] in lines
+    page = compare.page_of(question, found, "fastest is onnx-int8")
+    assert page.count("\n| ") == len(question.lanes) + 2
+    last = question.lanes[-1]
+    assert f"| {last.name} | {last.threads} | 20.0 | 0.50 |" in page
+    stored = json.dumps(compare._as_json(last, found[last.name]))
     assert json.loads(stored)["images_per_second"] == 20
-    assert {ITERATOR, TWO_UDFS} < set(LANES)
-    assert "GOAL scoring_as_shipped_vs_iterator_udf 1.00 6.00 short" in lines
-    assert "GOAL scoring_fastest_vs_bare 1.00 0.95 ok" in lines
+
+
+def test_engines_are_compared_with_one_model_and_the_usual_ways_with_the_shipped_one() -> None:
+    models = {
+        name: {lane.model for lane in question.lanes}
+        for name, question in compare.QUESTIONS.items()
+    }
+    assert models == {
+        "fp32": {"as_trained"},
+        "int8": {"fastest"},
+        "usual": {"as_trained", "shipped"},
+    }
