@@ -28,10 +28,10 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: setup  ## Run the whole line on a synthetic catalogue; everything is left in demo/
 	$(BIN)/catalog-batch demo
 
-test: setup  ## Run the tests of the parts, in local mode (a quarter of an hour on two cores)
+test: setup  ## Run the tests of the parts, in local mode (25 minutes on two cores)
 	$(PYTEST) -m "not end_to_end"
 
-test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals
+test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals (25 minutes)
 	$(PYTEST) -m end_to_end
 
 bench-ingest: setup  ## Time ingest against a bare loop and plain Spark (QUICK=1: 10 minutes)
