@@ -32,6 +32,7 @@ from catalog_batch.errors import (
 from catalog_batch.evaluate.predictions import load_predictions
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.threads import torch_threads
 from catalog_batch.train import checkpoints, cluster, worker
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error, device_for
 from catalog_batch.train.recipe import make_optimizer
@@ -277,7 +278,7 @@ def test_the_same_settings_give_the_same_losses(
     local_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
     folder, model = local_run
-    with worker.torch_threads(3):
+    with torch_threads(3):
         again = train(folder / "training_examples", tmp_path)
         assert torch.get_num_threads() == 3
     assert [report.train_loss for report in again.history] == [

@@ -4,7 +4,6 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from catalog_batch.config import OptimiseSettings, Settings
 from catalog_batch.errors import BadInputError, MissingTableError
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import Bundle, load_bundle
+from catalog_batch.modeling.threads import torch_threads
 from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.models_table import held_aliases, publish_models
 from catalog_batch.progress import progress_bar
@@ -70,7 +70,7 @@ def optimise_model(
         )
     registry = Registry(settings.registry_folder)
     source = registry.resolve(reference)
-    with _threads(settings.optimise.threads):
+    with torch_threads(settings.optimise.threads):
         trained = load_bundle(source.bundle_folder)
         _refuse_variant(source, trained)
         with tempfile.TemporaryDirectory(prefix="catalog-batch-variants-") as place:
@@ -90,16 +90,6 @@ def optimise_model(
     _report(run, source, registered, findings, version)
     on_findings(findings)
     run.finish(Status.PUBLISHED if is_new else Status.NOTHING_TO_DO)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _refuse_variant(source: ModelVersion, bundle: Bundle) -> None:
@@ -150,7 +140,7 @@ def _pruned(rows: SplitRows, wanted: OptimiseSettings, size: int, trained: Bundl
     steps = wanted.pruning_steps
     # Nothing is measured yet: all cores may learn.
     with (
-        _threads(os.cpu_count() or 1),
+        torch_threads(os.cpu_count() or 1),
         progress_bar("teaching the pruned network", steps, "batches") as advance,
     ):
         teach(

@@ -1,8 +1,7 @@
 """What Ray Train runs on each rank: the plain loop, with the touches that make it one of many."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.probe import Probe
 from catalog_batch.modeling.sheet import augmentation_sheet
 from catalog_batch.modeling.starting import starting_network
+from catalog_batch.modeling.threads import torch_threads
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.clock import CheckpointClock
 from catalog_batch.train.loop import FitSettings, Hooks, all_layers_train, fit, untold
@@ -92,17 +92,6 @@ def threads_of(settings: TrainSettings) -> int:
     if is_alone and "cpus_per_worker" not in settings.model_fields_set:
         return len(os.sched_getaffinity(0))
     return max(1, int(settings.cpus_per_worker))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads in the block, which may run in the job's process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(settings: TrainSettings, rank: Rank, snapshot: Snapshot, run_folder: Path) -> None:
