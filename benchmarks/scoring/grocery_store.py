@@ -22,7 +22,7 @@ from benchmarks.training.grocery_store import SHARED, overrides, read_figures, r
 
 SETTINGS = {
     "architecture": "mobilenet_v2",
-    "freeze": "all",
+    "freeze": "backbone",
     "augmentation": "none",
     "epochs": 40,
     "optimizer": "adamw",
