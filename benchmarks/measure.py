@@ -60,6 +60,12 @@ class Finished:
     stored_bytes: int = 0
     """Size of the data files of the table that it left."""
 
+    started_at: float = 0.0
+    """In seconds since 1970."""
+
+    cpu_seconds_by_role: dict[str, float] = field(default_factory=dict)
+    """Of all processes of a role, by the samples of ``/proc``: the last second may be missing."""
+
 
 class Counted(Protocol):
     """How many images the two runs of a round have."""
@@ -86,7 +92,11 @@ class Runs:
 
     @property
     def cpu_ms_per_image(self) -> float:
-        return 1000 * self._more(_cpu_seconds) / self._images
+        return self.cpu_ms_more(_cpu_seconds)
+
+    def cpu_ms_more(self, seconds: Callable[[Finished], float]) -> float:
+        """Return the milliseconds an image takes of what ``seconds`` tells of a run."""
+        return 1000 * self._more(seconds) / self._images
 
     @property
     def start_up_seconds(self) -> float:
@@ -155,6 +165,12 @@ class _Watch:
         self.peak_kib = max(self.peak_kib, total)
         return bool(members)
 
+    def cpu_by_role(self) -> dict[str, float]:
+        total = dict[str, float]()
+        for pid, seconds in self.cpu.items():
+            total[self.roles[pid]] = total.get(self.roles[pid], 0.0) + seconds
+        return total
+
     def _role_of(self, process: Process, table: dict[int, Process]) -> str:
         """Return the role of a process; it keeps the one it had when Spark ends before it."""
         role = _role(process, table)
@@ -171,7 +187,7 @@ def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
         SystemExit: When it fails; its last errors are shown.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started = time.monotonic()
+        started_at, started = time.time(), time.monotonic()
         child = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
         watch, ended = _Watch(child.pid), threading.Event()
         watcher = threading.Thread(target=_keep_sampling, args=(watch, ended, interval))
@@ -193,6 +209,8 @@ def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
         peak_mib=watch.peak_kib / 1024,
         peak_mib_by_role={role: kib / 1024 for role, kib in watch.peak_kib_by_role.items()},
         status=status,
+        started_at=started_at,
+        cpu_seconds_by_role=watch.cpu_by_role(),
     )
 
 

@@ -156,6 +156,7 @@ def test_the_status_line_is_one_line_of_json_without_empty_values() -> None:
         "status": "nothing_to_do",
         "exit_code": 10,
         "run_id": "ingest-1",
+        "started_at": NOW.isoformat(),
         "seconds": 2.5,
         "rows_in": 0,
         "counts": {"stored": 0},

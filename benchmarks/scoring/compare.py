@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -214,6 +215,16 @@ def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
     return found[lane.name].images_per_second / found[other.name].images_per_second
 
 
+def first_image_seconds(runs: Sequence[Finished]) -> float:
+    """Return after how many seconds a run of ours has its first answer; the median."""
+    return statistics.median(
+        datetime.fromisoformat(run.status["started_at"]).timestamp()
+        + run.status["measures"]["start_up_seconds"]
+        - run.started_at
+        for run in runs
+    )
+
+
 def goals_of(question: Question, found: LaneRuns) -> list[Goal]:
     if question.name == "usual":
         ours = found[SHIPPED.name]
@@ -221,7 +232,7 @@ def goals_of(question: Question, found: LaneRuns) -> list[Goal]:
             Goal("scoring_as_shipped_vs_iterator_udf", ratio(found, SHIPPED, ITERATOR), 6.0),
             Goal("scoring_as_shipped_vs_two_udfs", ratio(found, SHIPPED, TWO_UDFS), 20.0),
             Goal("scoring_as_shipped_agreement", ours.agreement, AGREES),
-            Goal("scoring_start_up_seconds", ours.start_up_seconds, 15, at_most=True),
+            Goal("scoring_first_image_seconds", first_image_seconds(ours.part), 15, at_most=True),
         ]
     bounds = ((BARE, "bare", 0.95), (RAY, "ray_data", 1.0), (DAFT, "daft", 1.0))
     return [
@@ -241,7 +252,8 @@ def page_of(question: Question, found: LaneRuns, variants: str) -> str:
     title = f"\n## Stored images, ResNet-18; {variants}\n\n"
     missing = "" if HAS_DAFT else "\nDaft could not be imported and is in no table.\n"
     lines = [_line(lane, question.lanes[0], found) for lane in question.lanes]
-    return f"{intro}{title}{table(header, lines)}\n{missing}"
+    ours = [_spent(lane, found[lane.name]) for lane in question.lanes if not lane.module]
+    return f"{intro}{title}{table(header, lines)}\n{missing}{''.join(ours)}"
 
 
 def _line(lane: Lane, first: Lane, found: LaneRuns) -> list[str]:
@@ -259,6 +271,17 @@ def _line(lane: Lane, first: Lane, found: LaneRuns) -> list[str]:
         f"{max(run.peak_mib for run in runs.whole):,.0f}",
         f"{runs.agreement:.2%}",
     ]
+
+
+def _spent(lane: Lane, runs: ScoringRuns) -> str:
+    """Say when a lane of ours had its first answer, and where its processors' time goes."""
+    of_role = {
+        role: runs.cpu_ms_more(lambda run, role=role: run.cpu_seconds_by_role.get(role, 0.0))
+        for role in sorted({role for run in runs.whole for role in run.cpu_seconds_by_role})
+    }
+    roles = ", ".join(f"{role} {ms:.2f}" for role, ms in of_role.items())
+    first = first_image_seconds(runs.part)
+    return f"{lane.name}: first image after {first:.1f} s; CPU ms an image more: {roles}.\n\n"
 
 
 def _median_and_range(runs: Sequence[Finished]) -> str:

@@ -20,7 +20,7 @@ CREATE TABLE images (
 COMMENT 'Every distinct image once, decoded, checked and resized'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
-  'delta.dataSkippingNumIndexedCols' = '1',
+  'delta.dataSkippingStatsColumns' = 'image_id,ingested_at',
   'delta.constraints.image_id_is_sha256' = 'length(image_id) = 64',
   'delta.constraints.content_not_empty' = 'octet_length(content) > 0',
   'delta.constraints.sides_positive' = 'width > 0 AND height > 0'

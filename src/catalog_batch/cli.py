@@ -486,22 +486,24 @@ def score(
     """
 
     def work(settings: Settings, run: Run) -> None:
-        from catalog_batch.modeling.bundle import check_bundle
-        from catalog_batch.modeling.predictor import refuse_embeddings
-        from catalog_batch.modeling.runtimes import require_engine
-        from catalog_batch.modeling.variants import VARIANTS
-        from catalog_batch.registry import Registry
-        from catalog_batch.score.fingerprint import is_done
-        from catalog_batch.score.pipeline import score_catalogue
+        from catalog_batch.score import DAEMON
         from catalog_batch.score.selection import Scope, read_product_ids, require_shadow
-        from catalog_batch.warehouse import open_warehouse
+        from catalog_batch.spark import begin_session
 
         named = read_product_ids(products) if products else None
         start = since and since.replace(tzinfo=UTC)
         scope = Scope(max_images, start, named, rescore, shadow)
         require_shadow(settings.score.model, scope)
 
-        # A damaged model is refused before Spark takes its time to start.
+        # A model that is refused does not wait for Spark, which takes its time to start.
+        session = begin_session(settings.spark, "catalog-batch score", DAEMON)
+        from catalog_batch.modeling.spec import check_bundle, refuse_embeddings
+        from catalog_batch.modeling.variants import VARIANTS, require_engine
+        from catalog_batch.registry import Registry
+        from catalog_batch.score.fingerprint import is_done
+        from catalog_batch.score.pipeline import score_catalogue
+        from catalog_batch.warehouse import open_warehouse
+
         resolved = Registry(settings.registry_folder).resolve(settings.score.model)
         spec = check_bundle(resolved.bundle_folder)
         require_engine(VARIANTS[spec.variant])
@@ -510,7 +512,7 @@ def score(
         if scope.is_only_new and is_done(settings.warehouse, run.job, resolved, settings.score):
             run.finish(Status.NOTHING_TO_DO)
             return
-        with open_warehouse(settings, "score") as tables:
+        with open_warehouse(settings, "score", session) as tables:
             score_catalogue(tables, resolved, spec, settings.score, run, scope)
 
     named = [f"score.model={model}"] if model else []

@@ -78,6 +78,7 @@ class Run:
             "status": self.status,
             "exit_code": self.exit_code,
             "run_id": self.run_id,
+            "started_at": self.started_at.isoformat(),
             "seconds": round(self.seconds, 3),
             "rows_in": self.rows_in,
             "rows_out": self.rows_out,

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -75,11 +75,17 @@ def delta_jars(folder: Path | None = None) -> list[Path]:
     return jars if all(jar.is_file() for jar in jars) else []
 
 
-def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
+def build_session(settings: SparkSettings, app_name: str, python_daemon: str = "") -> SparkSession:
     """Open a session with Delta; under ``spark-submit`` its properties win.
 
     The Python workers run this same interpreter. Delta's JARs are fetched by Ivy the first time
     and taken from its folder afterwards.
+
+    Args:
+        settings: Of a session of our own.
+        app_name: For Spark's pages and logs.
+        python_daemon: Module that starts the Python workers of a session of our own; Spark's
+            unless given.
 
     Raises:
         BadInputError: When ``spark-submit`` started us without Delta on the class path.
@@ -92,6 +98,8 @@ def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
     if not is_submitted:
         for key, value in _own_session(settings).items():
             builder = builder.config(key, value)
+        if python_daemon:
+            builder = builder.config("spark.python.daemon.module", python_daemon)
     with _own_interrupt_handler():
         session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
@@ -99,6 +107,19 @@ def build_session(settings: SparkSettings, app_name: str) -> SparkSession:
     if not is_submitted:
         session.conf.set("spark.sql.shuffle.partitions", settings.shuffle_partitions)
     _check_delta(session)
+    return session
+
+
+def begin_session(
+    settings: SparkSettings, app_name: str, python_daemon: str = ""
+) -> "Future[SparkSession]":
+    """Build a session in another thread, while the caller looks whether there is work for it.
+
+    One that nobody takes ends with the process: nothing has to wait for it.
+    """
+    thread = ThreadPoolExecutor(1, "session")
+    session = thread.submit(build_session, settings, app_name, python_daemon)
+    thread.shutdown(wait=False)
     return session
 
 

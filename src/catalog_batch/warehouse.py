@@ -6,6 +6,7 @@ Rows that come from processes without a JVM are written by ``ledger.py``.
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial, reduce
 
@@ -38,9 +39,17 @@ def cached(frame: DataFrame) -> Iterator[DataFrame]:
 
 
 @contextmanager
-def open_warehouse(settings: Settings, app_name: str) -> Iterator["Warehouse"]:
-    """Open the configured warehouse in a Spark session of its own, stopped at the end."""
-    spark = build_session(settings.spark, f"catalog-batch {app_name}")
+def open_warehouse(
+    settings: Settings, app_name: str, begun: "Future[SparkSession] | None" = None
+) -> Iterator["Warehouse"]:
+    """Open the configured warehouse in a Spark session of its own, stopped at the end.
+
+    Args:
+        settings: Its folder or URI, and the session's.
+        app_name: For Spark's pages and logs.
+        begun: From ``begin_session``, when the session is on its way.
+    """
+    spark = begun.result() if begun else build_session(settings.spark, f"catalog-batch {app_name}")
     try:
         yield Warehouse(spark, settings.warehouse)
     finally:

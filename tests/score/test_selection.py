@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from tests.score.shop import NOW, UNDECODABLE, Shop, State, open_shop
 
 from catalog_batch import tables
 from catalog_batch.errors import BadInputError
 from catalog_batch.runs import Run, Status
-from catalog_batch.score.selection import Scope, read_product_ids, require_shadow
+from catalog_batch.score.selection import Scope, contents_of, read_product_ids, require_shadow
 
 
 def name(content: bytes) -> str:
@@ -198,3 +199,28 @@ def test_a_list_of_no_products_is_refused_by_name(tmp_path: Path, content: bytes
         read_product_ids(path)
     with pytest.raises(BadInputError, match=r"missing.txt' cannot be read"):
         read_product_ids(tmp_path / "missing.txt")
+
+
+def test_content_is_read_from_files_with_images_as_young_as_those_wanted(
+    spark: SparkSession,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    photos: list[bytes],
+) -> None:
+    shop = open_shop(spark, tmp_path, make_run)
+    folder = Path(shop.warehouse.path(tables.IMAGES))
+    shop.add_images(photos[0], photos[1])
+    old_files = list(folder.glob("*.parquet"))
+    shop.add_images(photos[2], photos[3], at=NOW + timedelta(days=1, microseconds=1))
+    images = shop.warehouse.read(tables.IMAGES)
+    newest = images.where("ingested_at > '2026-01-02'").select("image_id", "ingested_at").collect()
+    for path in old_files:
+        path.write_bytes(b"not read")
+
+    wanted = spark.createDataFrame([row for row in newest if row["image_id"] == name(photos[2])])
+    found = contents_of(images, wanted).collect()
+
+    assert [(row["image_id"], row["content"]) for row in found] == [(name(photos[2]), photos[2])]
+    old = wanted.withColumn("ingested_at", F.lit(NOW))
+    with pytest.raises(Exception, match=r"part-\d+.*parquet"):
+        contents_of(images, old).collect()

@@ -21,7 +21,8 @@ from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.score import transforms
 from catalog_batch.score.pipeline import _rules
-from catalog_batch.score.udf import PREDICTION_DDL, _row
+from catalog_batch.score.udf import PREDICTION_DDL
+from catalog_batch.score.worker import as_row
 from catalog_batch.taxonomy import category_id
 
 ROWS = 250
@@ -82,7 +83,7 @@ def test_the_report_and_the_job_decide_alike(spark: SparkSession, predictions: P
     assert all(isinstance(answer, Prediction) for answer in answers)
     names = predictions.product_ids.tolist()
     scored = spark.createDataFrame(
-        [(name, *_row(answer)) for name, answer in zip(names, answers, strict=True)],
+        [(name, *as_row(answer), 0.0) for name, answer in zip(names, answers, strict=True)],
         f"image_id STRING, {PREDICTION_DDL}",
     )
     links = spark.createDataFrame(

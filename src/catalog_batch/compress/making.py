@@ -10,8 +10,7 @@ from torch import nn
 from catalog_batch.compress.graphs import export_graph, quantise_graph
 from catalog_batch.modeling.bundle import Bundle, golden_images, load_bundle, write_bundle
 from catalog_batch.modeling.predictor import Image
-from catalog_batch.modeling.runtimes import require_engine
-from catalog_batch.modeling.variants import VARIANTS, Variant
+from catalog_batch.modeling.variants import VARIANTS, Variant, require_engine
 from catalog_batch.progress import progress_bar
 
 logger = logging.getLogger(__name__)

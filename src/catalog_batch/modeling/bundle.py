@@ -37,7 +37,7 @@ from catalog_batch.modeling.manifest import (
 )
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.runtimes import logits_of, open_graph, torch_network
-from catalog_batch.modeling.spec import BundleSpec, ClassLabel
+from catalog_batch.modeling.spec import BundleSpec, ClassLabel, check_bundle, read_spec
 from catalog_batch.modeling.variants import VARIANTS
 
 __all__ = [
@@ -129,16 +129,6 @@ def golden_images(folder: Path) -> npt.NDArray[np.uint8]:
     return _read_golden(folder)[0]
 
 
-def check_bundle(folder: Path) -> BundleSpec:
-    """Compare the checksums and read ``model.json``: a fast refusal, before anything starts.
-
-    Raises:
-        ModelRefusedError: Naming the folder, what is wrong and what to do.
-    """
-    verify_bundle(folder)
-    return _read_spec(folder)
-
-
 def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
     """Load a bundle after checking, in this order, all that can be wrong with it.
 
@@ -150,25 +140,10 @@ def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
         ModelRefusedError: Naming the folder, what is wrong and what to do.
     """
     digest = verify_bundle(folder)
-    spec = _read_spec(folder)
+    spec = read_spec(folder)
     network = _network_of(folder, spec)
     _refuse_other_logits(network, spec, folder)
     return Bundle(network.to(device), spec, digest)
-
-
-def _read_spec(folder: Path) -> BundleSpec:
-    try:
-        spec = BundleSpec.from_json(json.loads((folder / SPEC).read_bytes()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise refusal(
-            folder,
-            f"{SPEC} is not a model's description: {type(error).__name__} {error}",
-            "Load it with the release that wrote it, or train a new one.",
-        ) from error
-    weights = VARIANTS[spec.variant].weights_file
-    if not (folder / weights).exists():
-        raise refusal(folder, f"{SPEC} names the variant {spec.variant!r}, without {weights}")
-    return spec
 
 
 def _network_of(folder: Path, spec: BundleSpec) -> nn.Module:

@@ -16,8 +16,8 @@ from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.preprocessing import ImageDecodeError
 from catalog_batch.modeling.probe import Probe
 from catalog_batch.modeling.runtimes import logits_of
-from catalog_batch.modeling.spec import BundleSpec
-from catalog_batch.modeling.variants import AS_TRAINED, VARIANTS
+from catalog_batch.modeling.spec import refuse_embeddings
+from catalog_batch.modeling.variants import VARIANTS
 from catalog_batch.taxonomy import category_id, inner_nodes
 
 BATCHES_AHEAD = 2
@@ -208,19 +208,6 @@ class Predictor:
             ),
             energy=energy,
             embedding=tuple(embedding),
-        )
-
-
-def refuse_embeddings(spec: BundleSpec) -> None:
-    """Refuse a model whose embeddings cannot be kept.
-
-    Raises:
-        ModelRefusedError: For a variant other than the one that was trained.
-    """
-    if spec.variant != AS_TRAINED:
-        raise ModelRefusedError(
-            f"The model is the variant {spec.variant!r}, which gives no embeddings. Score with the "
-            "version that it was made from, or with --set score.keep_embeddings=false."
         )
 
 

@@ -3,13 +3,14 @@
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # a driver that reads a bundle's description starts seconds earlier without it
+    from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -112,7 +113,7 @@ class Preprocessing:
             # and one bad picture must never cost the rows beside it.
             raise ImageDecodeError(f"{type(error).__name__}: {error}") from error
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: "Tensor") -> "Tensor":
         """Scale a batch of decoded pictures to the mean and deviation the network expects.
 
         Args:
@@ -121,9 +122,10 @@ class Preprocessing:
         Returns:
             float32 [N, 3, H, W] on the same device, in channels-last memory order.
         """
-        mean = torch.tensor(self.mean, device=images.device).mul_(255).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).mul_(255).view(3, 1, 1)
-        return images.permute(0, 3, 1, 2).float().sub_(mean).div_(std)
+        pixels = images.permute(0, 3, 1, 2).float()
+        mean = pixels.new_tensor(self.mean).mul_(255).view(3, 1, 1)
+        std = pixels.new_tensor(self.std).mul_(255).view(3, 1, 1)
+        return pixels.sub_(mean).div_(std)
 
     def _loaded(self, image: Image.Image) -> Image.Image:
         width, height = image.size

@@ -1,7 +1,6 @@
 """Networks as each variant runs them, behind one interface: a module from pictures to logits."""
 
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import optimization
 
-from catalog_batch.errors import ModelRefusedError
 from catalog_batch.modeling.preprocessing import Preprocessing
-from catalog_batch.modeling.variants import AS_TRAINED, Variant
+from catalog_batch.modeling.variants import AS_TRAINED, Variant, require_engine
 
 PIXELS, LOGITS = "pixels", "logits"
 """Names of a graph's input, uint8 [N, S, S, 3], and of its output, float32 [N, classes]."""
@@ -80,20 +78,6 @@ def open_graph(path: Path, variant: Variant) -> Graph:
     """
     require_engine(variant)
     return _OnnxRuntime(path) if variant.engine == "onnxruntime" else _OpenVino(path, variant)
-
-
-def require_engine(variant: Variant) -> None:
-    """Refuse a variant whose library is not installed here.
-
-    Raises:
-        ModelRefusedError: Naming the library.
-    """
-    if importlib.util.find_spec(variant.engine) is None:
-        raise ModelRefusedError(
-            f"The model is the variant {variant.name!r}, and {variant.engine!r} is not installed "
-            "here. Install catalog-batch[runtimes] on the driver and on every executor, or score "
-            "with the version that it was made from."
-        )
 
 
 class _InBfloat16(nn.Module):

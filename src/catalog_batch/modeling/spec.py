@@ -1,11 +1,14 @@
-"""What a model bundle says about its model: the content of ``model.json``."""
+"""What a model bundle says about its model, ``model.json``: read without PyTorch."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from catalog_batch.errors import BadInputError
+from catalog_batch.errors import BadInputError, ModelRefusedError
+from catalog_batch.modeling.manifest import SPEC, refusal, verify_bundle
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.variants import AS_TRAINED, VARIANTS
 
@@ -125,6 +128,49 @@ class BundleSpec:
             energy_limit=_optional(data, "energy_limit"),
             variant=_typed(data, "variant", str),
             made_from=_typed(data, "made_from", str),
+        )
+
+
+def check_bundle(folder: Path) -> BundleSpec:
+    """Compare the checksums and read ``model.json``: a fast refusal, before anything starts.
+
+    Raises:
+        ModelRefusedError: Naming the folder, what is wrong and what to do.
+    """
+    verify_bundle(folder)
+    return read_spec(folder)
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read ``model.json`` of a bundle whose checksums were compared.
+
+    Raises:
+        ModelRefusedError: When it is no description of a model, or of one without its weights.
+    """
+    try:
+        spec = BundleSpec.from_json(json.loads((folder / SPEC).read_bytes()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise refusal(
+            folder,
+            f"{SPEC} is not a model's description: {type(error).__name__} {error}",
+            "Load it with the release that wrote it, or train a new one.",
+        ) from error
+    weights = VARIANTS[spec.variant].weights_file
+    if not (folder / weights).exists():
+        raise refusal(folder, f"{SPEC} names the variant {spec.variant!r}, without {weights}")
+    return spec
+
+
+def refuse_embeddings(spec: BundleSpec) -> None:
+    """Refuse a model whose embeddings cannot be kept.
+
+    Raises:
+        ModelRefusedError: For a variant other than the one that was trained.
+    """
+    if spec.variant != AS_TRAINED:
+        raise ModelRefusedError(
+            f"The model is the variant {spec.variant!r}, which gives no embeddings. Score with the "
+            "version that it was made from, or with --set score.keep_embeddings=false."
         )
 
 

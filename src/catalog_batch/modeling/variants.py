@@ -1,8 +1,10 @@
 """The ways a trained network can be run: which library computes, and in which numbers."""
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
+from catalog_batch.errors import ModelRefusedError
 from catalog_batch.modeling.manifest import GRAPH, WEIGHTS
 
 AS_TRAINED = "torch-fp32"
@@ -52,3 +54,17 @@ VARIANTS = {
 }
 """By name. ``torch-folded`` has its batch norms folded into the convolutions before them, which the
 other libraries do on their own. Those that are ``pruned`` have fewer channels."""
+
+
+def require_engine(variant: Variant) -> None:
+    """Refuse a variant whose library is not installed here.
+
+    Raises:
+        ModelRefusedError: Naming the library.
+    """
+    if importlib.util.find_spec(variant.engine) is None:
+        raise ModelRefusedError(
+            f"The model is the variant {variant.name!r}, and {variant.engine!r} is not installed "
+            "here. Install catalog-batch[runtimes] on the driver and on every executor, or score "
+            "with the version that it was made from."
+        )

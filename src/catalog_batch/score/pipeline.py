@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from catalog_batch import tables
 from catalog_batch.config import ScoreSettings
 from catalog_batch.errors import GateRefusedError, ReconciliationError
-from catalog_batch.modeling.bundle import BundleSpec
+from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.moves import read_moves, with_current_category
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
@@ -19,12 +19,13 @@ from catalog_batch.score.fingerprint import INPUTS, OUTPUTS, fingerprint, versio
 from catalog_batch.score.gate import Bounds, count_night
 from catalog_batch.score.selection import (
     Scope,
+    contents_of,
     first_of,
     of_products,
     select_images,
     unfinished_products,
 )
-from catalog_batch.score.udf import prediction_udf, shipped_bundle
+from catalog_batch.score.udf import Predict, loading, prediction_udf, shipped_bundle
 from catalog_batch.spark import spark_progress
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
 from catalog_batch.warehouse import Warehouse, arrow_batches_of, cached
@@ -36,8 +37,11 @@ ARROW_BATCH_BYTES = 4 * 2**20
 
 MAX_ARROW_ROWS = 10_000
 
+MAX_DEALT_BYTES = 2**31
+"""Images that are dealt out evenly, over the executors' disks. More of them lie in files enough."""
+
 TASKS_PER_CORE = 4
-"""Of a small table: progress is told by tasks, and the last one keeps a single core busy."""
+"""Of those: progress is told by tasks, and a core that is faster takes one more."""
 
 EVERYTHING = Scope()
 
@@ -80,18 +84,28 @@ def score_catalogue(
         MissingTableError: When nothing was ingested yet.
         ReconciliationError: When the model was not called once for each image.
     """
-    images_version = warehouse.version(tables.IMAGES)
     read = versions_of(warehouse.root, INPUTS)
-    warehouse.create(
-        tables.IMAGE_PREDICTIONS,
-        tables.PRODUCT_PREDICTIONS,
-        tables.SHADOW_PREDICTIONS,
-        tables.RUN_LOG,
-        *([tables.IMAGE_EMBEDDINGS] if settings.keep_embeddings else []),
-    )
-    warehouse.clear_staging(JOB)
+    images_version = read[tables.IMAGES.name]
+    if images_version is None:
+        images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
+    with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
+        predict = prediction_udf(
+            bundle, settings.top_k, settings.batch_size, settings.keep_embeddings
+        )
+        with loading(warehouse.spark, predict):
+            warehouse.create(
+                tables.IMAGE_PREDICTIONS,
+                tables.PRODUCT_PREDICTIONS,
+                tables.SHADOW_PREDICTIONS,
+                tables.RUN_LOG,
+                *([tables.IMAGE_EMBEDDINGS] if settings.keep_embeddings else []),
+            )
+            warehouse.clear_staging(JOB)
+            with warehouse.stamped(run_id=run.run_id, job=JOB):
+                scored, failed, left = _score_images(
+                    warehouse, model, predict, settings, run, images_version, scope
+                )
     with warehouse.stamped(run_id=run.run_id, job=JOB):
-        scored, failed, left = _score_images(warehouse, model, settings, run, images_version, scope)
         products_changed = _decide_products(
             warehouse, model, spec, settings, run, images_version, scope
         )
@@ -115,6 +129,7 @@ def score_catalogue(
 def _score_images(
     warehouse: Warehouse,
     model: ModelVersion,
+    predict: Predict,
     settings: ScoreSettings,
     run: Run,
     version: int,
@@ -130,18 +145,17 @@ def _score_images(
             return 0, 0, there
         chosen = wanted if pending == there else first_of(wanted, pending)
         started = time.monotonic()
-        rows = rows_per_arrow_batch(warehouse.bytes_per_row(tables.IMAGES), settings.batch_size)
+        size = warehouse.bytes_per_row(tables.IMAGES)
+        contents = contents_of(images, chosen)
+        if pending * size <= MAX_DEALT_BYTES:
+            contents = _dealt_out(contents, pending, settings.batch_size)
         with (
-            arrow_batches_of(warehouse.spark, rows),
-            shipped_bundle(warehouse.spark, model.bundle_folder) as bundle,
+            arrow_batches_of(warehouse.spark, rows_per_arrow_batch(size, settings.batch_size)),
             spark_progress(warehouse.spark, "scoring", pending, "images"),
-            warehouse.staged(
-                _predicted(_content_of(images, chosen), bundle, model, settings, run),
-                run.run_id,
-            ) as staged,
+            warehouse.staged(_predicted(contents, predict, model, run), run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
-            failed = _check_calls(staged, pending)
+            failed = _check_calls(staged, pending, run)
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
@@ -164,46 +178,34 @@ def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
     return max(rows // batch_size, 1) * batch_size
 
 
-def _content_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
-    return images.select("image_id", "content").join(F.broadcast(wanted), "image_id", "left_semi")
-
-
-def _predicted(
-    images: DataFrame,
-    bundle: str,
-    model: ModelVersion,
-    settings: ScoreSettings,
-    run: Run,
-) -> DataFrame:
-    predict = prediction_udf(bundle, settings.top_k, settings.batch_size, settings.keep_embeddings)
-    return (
-        images.transform(_spread)
-        .select("image_id", predict("content").alias("prediction"))
-        .select(
-            "image_id",
-            "prediction.*",
-            F.lit(model.model_name).alias("model_name"),
-            F.lit(model.version).alias("model_version"),
-            F.lit(run.started_at).alias("scored_at"),
-            F.lit(run.run_id).alias("run_id"),
-        )
+def _predicted(images: DataFrame, predict: Predict, model: ModelVersion, run: Run) -> DataFrame:
+    return images.select("image_id", predict("content").alias("prediction")).select(
+        "image_id",
+        "prediction.*",
+        F.lit(model.model_name).alias("model_name"),
+        F.lit(model.version).alias("model_version"),
+        F.lit(run.started_at).alias("scored_at"),
+        F.lit(run.run_id).alias("run_id"),
     )
 
 
-def _spread(images: DataFrame) -> DataFrame:
-    """Give every core work, in several tasks, when a table is too small for Spark to split."""
+def _dealt_out(images: DataFrame, count: int, batch_size: int) -> DataFrame:
+    """Give every core as many images as the others, in several tasks.
+
+    Those of a night may lie in one file, which one task alone would read.
+    """
     cores = images.sparkSession.sparkContext.defaultParallelism
-    if images.rdd.getNumPartitions() >= cores:
-        return images
-    return images.repartition(TASKS_PER_CORE * cores)
+    batches_per_core = count // (cores * batch_size)
+    return images.repartition(cores * max(1, min(TASKS_PER_CORE, batches_per_core)))
 
 
-def _check_calls(staged: DataFrame, pending: int) -> int:
+def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
     """Return how many images failed, after making sure that each has just one row."""
     counted = staged.agg(
         F.count("*").alias("rows"),
         F.count_distinct("image_id").alias("images"),
         F.count("failure").alias("failed"),
+        F.min("answered_at").alias("first_answer"),
     ).collect()[0]
     if not counted["rows"] == counted["images"] == pending:
         raise ReconciliationError(
@@ -211,6 +213,9 @@ def _check_calls(staged: DataFrame, pending: int) -> int:
             f"{counted['images']} images came back. Nothing was published. Run again; if it "
             "repeats, report it as a bug."
         )
+    run.measures["start_up_seconds"] = round(
+        counted["first_answer"] - run.started_at.timestamp(), 2
+    )
     return int(counted["failed"])
 
 

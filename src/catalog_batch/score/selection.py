@@ -98,23 +98,40 @@ def select_images(
         scope: Of the run; ``max_images`` is not applied here.
 
     Returns:
-        ``image_id`` and ``place``, by which the first ones sort first.
+        ``image_id``, ``ingested_at``, and ``place``, by which the first ones sort first.
     """
     wanted = images.select("image_id", "ingested_at").join(links, "image_id", "left_semi")
     if scope.since is not None:
         wanted = wanted.where(F.col("ingested_at") >= F.lit(scope.since))
     if not scope.rescore:
         wanted = wanted.join(scored.select("image_id"), "image_id", "left_anti")
-        return wanted.select("image_id", (-F.unix_micros("ingested_at")).alias("place"))
+        return wanted.withColumn("place", -F.unix_micros("ingested_at"))
     known = scored.select("image_id", "scored_at")
     # Those that were never scored sort before all that were.
     place = F.coalesce(F.unix_micros("scored_at"), F.lit(0))
-    return wanted.join(known, "image_id", "left").select("image_id", place.alias("place"))
+    return wanted.join(known, "image_id", "left").withColumn("place", place).drop("scored_at")
 
 
 def first_of(wanted: DataFrame, most: int) -> DataFrame:
     """Keep the first ``most`` of what ``select_images`` gave, the same ones each time."""
     return wanted.orderBy("place", "image_id").limit(most)
+
+
+def contents_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
+    """Return the id and content of wanted images.
+
+    A night's images are in the newest files: of older ones not even the rows are looked at.
+
+    Args:
+        images: The table.
+        wanted: What ``select_images`` gave, or a part of it; one image at the least.
+    """
+    oldest = wanted.agg(F.min(F.unix_micros("ingested_at"))).collect()[0][0]
+    return (
+        images.where(F.col("ingested_at") >= F.timestamp_micros(F.lit(oldest)))
+        .select("image_id", "content")
+        .join(F.broadcast(wanted.select("image_id")), "image_id", "left_semi")
+    )
 
 
 def unfinished_products(links: DataFrame, scored: DataFrame) -> DataFrame:

@@ -1,31 +1,32 @@
-"""The model inside Spark: an iterator pandas UDF that loads once per Python worker and streams."""
+"""The model inside Spark: an iterator pandas UDF that loads once per Python worker and streams.
 
+What the driver needs of it; the executors' part, with PyTorch, is ``worker.py``.
+"""
+
+import logging
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from itertools import chain, islice
 from pathlib import Path
 
 import pandas as pd
-import torch
-from pyspark import SparkFiles, TaskContext
+from pyspark import inheritable_thread_target
 from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-
-from catalog_batch.import_path import forget_archives
-from catalog_batch.modeling.allocator import keep_freed_memory
-from catalog_batch.modeling.bundle import load_bundle
-from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 
 PREDICTION_DDL = (
     "top_k array<struct<category_id: string, confidence: float>>, margin float, "
     "nodes array<struct<category_id: string, confidence: float>>, energy float, failure string, "
-    "embedding array<float>"
+    "embedding array<float>, answered_at double"
 )
+"""``answered_at`` is in seconds since 1970, by the executor's clock."""
 
-_COLUMNS = ["top_k", "margin", "nodes", "energy", "failure", "embedding"]
+Predict = Callable[[Column | str], Column]
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def shipped_bundle(spark: SparkSession, folder: Path) -> Iterator[str]:
 
 def prediction_udf(
     bundle_name: str, top_k: int, batch_size: int, keep_embeddings: bool = False
-) -> Callable[[Column | str], Column]:
+) -> Predict:
     """Return a UDF from stored JPEG bytes to a struct of ``PREDICTION_DDL``.
 
     Bytes go in and labels come out: no tensor crosses Arrow. An image that cannot be scored gets
@@ -57,53 +58,30 @@ def prediction_udf(
 
     @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
     def predict(contents: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        forget_archives()
-        predictor = _predictor(bundle_name, top_k, batch_size, *_place(), keep_embeddings)
-        results = predictor.stream(chain.from_iterable(contents))
-        while rows := list(islice(results, batch_size)):
-            yield _frame(rows)
+        from catalog_batch.score import worker  # on executors alone
+
+        asked = worker.Asked(bundle_name, top_k, batch_size, keep_embeddings)
+        yield from worker.predict(contents, asked)
 
     return predict  # type: ignore[no-any-return]
 
 
-@cache
-def _predictor(
-    bundle_name: str,
-    top_k: int,
-    batch_size: int,
-    cores: int,
-    device: str,
-    keep_embeddings: bool,
-) -> Predictor:
-    """Load the shipped bundle, once for each Python worker: Spark uses workers again."""
-    keep_freed_memory()
-    torch.set_num_threads(cores)
-    bundle = load_bundle(Path(SparkFiles.get(bundle_name)))
-    # On one core a thread that decodes would only take it from the network.
-    threads = cores if device != "cpu" or cores > 1 else 0
-    return Predictor(bundle, top_k, batch_size, device, threads, keep_embeddings)
+@contextmanager
+def loading(spark: SparkSession, predict: Predict) -> Iterator[None]:
+    """Have Python workers on half of the cores load the model while the block looks for images.
 
+    The block waits for them at its end. When they cannot, the first images will say why.
+    """
+    # The other half is for the block's own queries.
+    cores = max(1, spark.sparkContext.defaultParallelism // 2)
 
-def _place() -> tuple[int, str]:
-    """Return the task's cores and its device, as Spark's scheduler assigned them."""
-    task = TaskContext.get()
-    if task is None:  # Called as a function, without Spark.
-        return 1, "cpu"
-    gpu = task.resources().get("gpu")
-    return task.cpus(), f"cuda:{gpu.addresses[0]}" if gpu else "cpu"
+    @inheritable_thread_target(spark)
+    def load() -> None:
+        nothing = F.lit(None).cast("binary")
+        spark.range(0, cores, 1, cores).select(predict(nothing)).collect()
 
-
-def _frame(results: list[Prediction | Failure]) -> pd.DataFrame:
-    rows = [_row(result) for result in results]
-    return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-def _row(result: Prediction | Failure) -> tuple[object, ...]:
-    if isinstance(result, Failure):
-        return [], None, [], None, result.reason, None
-    guesses, nodes = _guesses(result.top_k), _guesses(result.nodes)
-    return guesses, result.margin, nodes, result.energy, None, result.embedding or None
-
-
-def _guesses(shares: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
-    return [{"category_id": category, "confidence": share} for category, share in shares]
+    with ThreadPoolExecutor(1, "loading") as threads:
+        loaded = threads.submit(load)
+        yield
+    if error := loaded.exception():
+        logger.warning("the model could not be loaded ahead: %s", error)

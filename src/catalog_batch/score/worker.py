@@ -1,0 +1,71 @@
+"""What an executor's Python worker does with images: the model, loaded once and kept."""
+
+import time
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from pyspark import SparkFiles, TaskContext
+
+from catalog_batch.import_path import forget_archives
+from catalog_batch.modeling.allocator import keep_freed_memory
+from catalog_batch.modeling.bundle import load_bundle
+from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
+
+COLUMNS = ["top_k", "margin", "nodes", "energy", "failure", "embedding", "answered_at"]
+
+
+class Asked(NamedTuple):
+    """Which model is to answer, and how."""
+
+    bundle_name: str
+    """Under which Spark has sent it."""
+
+    top_k: int
+    batch_size: int
+    keep_embeddings: bool
+
+
+def predict(contents: Iterable[pd.Series], asked: Asked) -> Iterator[pd.DataFrame]:
+    """Answer for stored JPEGs, a batch of the model at a time, in ``COLUMNS``."""
+    forget_archives()
+    results = _predictor(asked, *_place()).stream(chain.from_iterable(contents))
+    while rows := list(islice(results, asked.batch_size)):
+        now = time.time()
+        yield pd.DataFrame([(*as_row(row), now) for row in rows], columns=COLUMNS)
+
+
+@cache
+def _predictor(asked: Asked, cores: int, device: str) -> Predictor:
+    """Load the shipped bundle, once for each Python worker: Spark uses workers again."""
+    keep_freed_memory()
+    torch.set_num_threads(cores)
+    bundle = load_bundle(Path(SparkFiles.get(asked.bundle_name)))
+    # On one core a thread that decodes would only take it from the network.
+    threads = cores if device != "cpu" or cores > 1 else 0
+    return Predictor(bundle, asked.top_k, asked.batch_size, device, threads, asked.keep_embeddings)
+
+
+def _place() -> tuple[int, str]:
+    """Return the task's cores and its device, as Spark's scheduler assigned them."""
+    task = TaskContext.get()
+    if task is None:  # Called as a function, without Spark.
+        return 1, "cpu"
+    gpu = task.resources().get("gpu")
+    return task.cpus(), f"cuda:{gpu.addresses[0]}" if gpu else "cpu"
+
+
+def as_row(result: Prediction | Failure) -> tuple[object, ...]:
+    """Return all of ``COLUMNS`` but the time."""
+    if isinstance(result, Failure):
+        return [], None, [], None, result.reason, None
+    guesses, nodes = _guesses(result.top_k), _guesses(result.nodes)
+    return guesses, result.margin, nodes, result.energy, None, result.embedding or None
+
+
+def _guesses(shares: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
+    return [{"category_id": category, "confidence": share} for category, share in shares]

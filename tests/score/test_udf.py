@@ -1,0 +1,66 @@
+"""What the driver and the executors each import and load."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from tests.score.shop import open_shop
+
+from catalog_batch.runs import Run
+from catalog_batch.score.pipeline import TASKS_PER_CORE, _dealt_out
+from catalog_batch.score.udf import loading, prediction_udf, shipped_bundle
+
+DRIVER = """
+import sys
+import catalog_batch.registry, catalog_batch.score.pipeline
+print({"torch", "torchvision"} & set(sys.modules))
+"""
+
+
+def test_a_driver_does_not_wait_for_pytorch() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-c", DRIVER], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "set()"
+
+
+def test_workers_load_the_model_while_the_driver_looks_for_images(
+    spark: SparkSession,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> None:
+    model = open_shop(spark, tmp_path, make_run).model
+    started = time.time()
+    with shipped_bundle(spark, model.bundle_folder) as bundle:
+        predict = prediction_udf(bundle, 2, 2)
+        with loading(spark, predict):
+            images = spark.createDataFrame([(make_jpeg(1),), (b"no photo",)], "content binary")
+            rows = images.select(predict("content").alias("p")).select("p.*").collect()
+    assert [len(row["top_k"]) for row in rows] == [2, 0]
+    assert all(started < row["answered_at"] < time.time() for row in rows)
+
+
+def test_a_model_that_cannot_be_loaded_ahead_is_told_and_ends_nothing(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    with loading(spark, prediction_udf("of-nobody", 2, 2)):
+        pass
+    assert "could not be loaded ahead" in caplog.text
+    assert "of-nobody" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 100, 10_000])
+def test_images_of_one_file_are_dealt_out_evenly(spark: SparkSession, count: int) -> None:
+    cores = spark.sparkContext.defaultParallelism
+    dealt = _dealt_out(spark.range(0, count, 1, 1).toDF("image_id"), count, batch_size=32)
+    rows = dealt.groupBy(F.spark_partition_id()).count().collect()
+    sizes = [row["count"] for row in rows]
+    assert sum(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) == min(count, cores * max(1, min(TASKS_PER_CORE, count // (32 * cores))))
