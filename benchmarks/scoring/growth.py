@@ -16,7 +16,7 @@ import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def make_catalogue(size: int, folder: Path, data: Path) -> Path:
     """Make a warehouse with products of one image each, and a model; one is ingested."""
     warehouse = folder / "warehouse"
     run_command(ingest_command(make_photos(SMALL, 1, data), warehouse))
-    add_products(warehouse, 1, size)
+    add_products(warehouse, 1, size, NOW)
     torch.manual_seed(17)
     paths = [f"Shop/{number}" for number in range(CLASSES)]
     spec = BundleSpec(
@@ -92,14 +92,14 @@ def make_catalogue(size: int, folder: Path, data: Path) -> Path:
     return warehouse
 
 
-def add_products(warehouse: Path, first: int, end: int) -> None:
-    """Append products with an image each, as ingest leaves them."""
+def add_products(warehouse: Path, first: int, end: int, at: datetime) -> None:
+    """Append products with an image each, as ingest leaves them that ran at some time."""
     # In a process of its own: no JVM is left beside those that are timed.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        processes.submit(_append_products, str(warehouse), first, end).result()
+        processes.submit(_append_products, str(warehouse), first, end, at).result()
 
 
-def _append_products(root: str, first: int, end: int) -> None:
+def _append_products(root: str, first: int, end: int, at: datetime) -> None:
     from pyspark.sql import functions as F
 
     from catalog_batch import tables
@@ -111,7 +111,7 @@ def _append_products(root: str, first: int, end: int) -> None:
         pictures = spark.createDataFrame(
             [(seed, _picture(seed)) for seed in range(PICTURES)], "picture INT, content BINARY"
         )
-        stamps = {"run_id": F.lit("benchmark"), "updated_at": F.lit(NOW), "ingested_at": F.lit(NOW)}
+        stamps = {"run_id": F.lit("benchmark"), "updated_at": F.lit(at), "ingested_at": F.lit(at)}
         number = F.col("id").cast("string")
         rows = spark.range(first, end).withColumns(
             {
@@ -168,7 +168,7 @@ def measure(sizes: tuple[int, ...], data: Path, work: Path) -> tuple[dict[int, N
     for size in sizes:
         warehouse = make_catalogue(size, work / f"catalogue-{size}", data)
         whole = score(warehouse, size)
-        add_products(warehouse, size, size + NIGHT)
+        add_products(warehouse, size, size + NIGHT, NOW + timedelta(days=1))
         found[size] = Nights(whole, score(warehouse, NIGHT))
     return found, warehouse
 

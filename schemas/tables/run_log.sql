@@ -1,6 +1,6 @@
 CREATE TABLE run_log (
   run_id STRING NOT NULL COMMENT 'Identifier of the run, in order of time',
-  job STRING NOT NULL COMMENT 'ingest, build-training-set, train, search, promote, rollback, score, migrate-taxonomy or maintain-tables',
+  job STRING NOT NULL COMMENT 'ingest, build-training-set, train, search, optimise, promote, rollback, score, migrate-taxonomy or maintain-tables',
   status STRING NOT NULL COMMENT 'published, nothing_to_do, refused, stopped or failed',
   exit_code INT NOT NULL COMMENT 'What the scheduler saw',
   rows_in BIGINT COMMENT 'Rows the run was given',

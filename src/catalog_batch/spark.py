@@ -169,7 +169,8 @@ def cancel_all_jobs() -> None:
     answer would be taken for the one to the next question, so the connection is given up.
     """
     context = SparkContext._active_spark_context
-    if context is None or context._gateway is None:
+    # A context is there before its JVM has one; such a context has no jobs.
+    if context is None or context._gateway is None or getattr(context, "_jsc", None) is None:
         return
     connection = context._gateway._gateway_client.get_thread_connection()
     if connection is not None:
@@ -196,6 +197,22 @@ def wait_until_idle(session: SparkSession) -> None:
             return
         time.sleep(0.05)
     logger.warning("tasks still ran %g s after they were cancelled", _STOP_SECONDS)
+
+
+def task_slots(session: SparkSession) -> int:
+    """Return how many tasks run at once: by cores, cores of a task, and GPUs of it.
+
+    Of executors that are there; with dynamic allocation more may come.
+    """
+    conf = session.sparkContext.getConf()
+    slots = session.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
+    of_task = float(conf.get("spark.task.resource.gpu.amount", "0"))
+    if of_task:
+        of_executor = int(conf.get("spark.executor.resource.gpu.amount", "1"))
+        known = session.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
+        executors = max(1, len(known) - 1)  # the driver is among them
+        slots = min(slots, int(executors * of_executor / of_task))
+    return max(1, slots)
 
 
 def no_rows(session: SparkSession, schema: StructType) -> DataFrame:

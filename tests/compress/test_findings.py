@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from catalog_batch.compress import trials
 from catalog_batch.compress.findings import Verdict, findings_table, judge
 from catalog_batch.compress.trials import Trial
 from catalog_batch.config import OptimiseSettings
@@ -14,8 +15,8 @@ REFERENCE = Trial("torch-fp32", 10.0, 1.0, 0.8, 1000)
 NAMES = ["torch-fp32", "onnx-int8", "torch-bf16"]
 
 
-def verdicts(*trials: Trial, **problems: str) -> dict[str, Verdict]:
-    found = judge([REFERENCE, *trials], problems, BOUNDS)
+def verdicts(*shown: Trial, **problems: str) -> dict[str, Verdict]:
+    found = judge([REFERENCE, *shown], problems, BOUNDS)
     return {finding.variant: finding.verdict for finding in found}
 
 
@@ -66,3 +67,17 @@ def test_the_table_has_a_line_for_each_variant() -> None:
     lines = [line for line in page.getvalue().splitlines() if "torch" in line or "onnx" in line]
     assert [name in line for name, line in zip(NAMES, lines, strict=True)] == [True] * 3
     assert "4.00" in lines[1] and "below 0.99" in lines[1] and "no [kernel]" in lines[2]
+
+
+def test_a_variant_that_was_stopped_stays_so_when_the_others_slow_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speeds = iter([10.0, 30.0])
+    monkeypatch.setattr(trials, "LOOKED_AT", 0)
+    monkeypatch.setattr(
+        trials._Contestant, "images_per_second", property(lambda _: next(speeds, 10.0))
+    )
+    slow, reference = trials._Contestant(None), trials._Contestant(None)  # type: ignore[arg-type]
+    assert not slow.goes_on(reference)  # 10 a second beside 30
+    assert not slow.goes_on(reference)  # 10 beside 10
+    assert reference.goes_on(reference)

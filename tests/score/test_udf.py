@@ -14,6 +14,7 @@ from tests.score.shop import open_shop
 from catalog_batch.runs import Run
 from catalog_batch.score.pipeline import TASKS_PER_CORE, _dealt_out
 from catalog_batch.score.udf import loading, prediction_udf, shipped_bundle
+from catalog_batch.spark import task_slots
 
 DRIVER = """
 import sys
@@ -57,10 +58,10 @@ def test_a_model_that_cannot_be_loaded_ahead_is_told_and_ends_nothing(
 
 @pytest.mark.parametrize("count", [1, 100, 10_000])
 def test_images_of_one_file_are_dealt_out_evenly(spark: SparkSession, count: int) -> None:
-    cores = spark.sparkContext.defaultParallelism
+    slots = task_slots(spark)
     dealt = _dealt_out(spark.range(0, count, 1, 1).toDF("image_id"), count, batch_size=32)
     rows = dealt.groupBy(F.spark_partition_id()).count().collect()
     sizes = [row["count"] for row in rows]
     assert sum(sizes) == count
     assert max(sizes) - min(sizes) <= 1
-    assert len(sizes) == min(count, cores * max(1, min(TASKS_PER_CORE, count // (32 * cores))))
+    assert len(sizes) == min(count, slots * max(1, min(TASKS_PER_CORE, count // (32 * slots))))

@@ -21,6 +21,7 @@ from catalog_batch.compress.trials import Trial, decoded, run_trials, spread_ima
 from catalog_batch.config import OptimiseSettings, Settings
 from catalog_batch.errors import BadInputError, MissingTableError
 from catalog_batch.leases import held_lease
+from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.modeling.threads import torch_threads
 from catalog_batch.modeling.variants import AS_TRAINED
@@ -70,6 +71,7 @@ def optimise_model(
         )
     registry = Registry(settings.registry_folder)
     source = registry.resolve(reference)
+    keep_freed_memory()  # as scoring does, which this is to tell the speed of
     with torch_threads(settings.optimise.threads):
         trained = load_bundle(source.bundle_folder)
         _refuse_variant(source, trained)

@@ -50,6 +50,7 @@ class _Contestant:
     bundle: Bundle
     answers: list[int] = field(default_factory=list)
     seconds_per_image: list[float] = field(default_factory=list)
+    has_stopped: bool = False
 
     @torch.inference_mode()
     def answer(self, images: torch.Tensor) -> None:
@@ -58,10 +59,12 @@ class _Contestant:
         self.seconds_per_image.append((time.perf_counter() - started) / len(images))
         self.answers += logits.argmax(dim=1).tolist()
 
-    def is_hopeless(self, reference: "_Contestant") -> bool:
-        if len(self.seconds_per_image) < LOOKED_AT:
-            return False
-        return HOPELESS * self.images_per_second < reference.images_per_second
+    def goes_on(self, reference: "_Contestant") -> bool:
+        """Return whether it is worth more batches; once it is not, it never is again."""
+        is_known = len(self.seconds_per_image) >= LOOKED_AT
+        if is_known and HOPELESS * self.images_per_second < reference.images_per_second:
+            self.has_stopped = True
+        return not self.has_stopped
 
     @property
     def images_per_second(self) -> float:
@@ -108,7 +111,7 @@ def run_trials(
             true += [places.get(category, -1) for category in batch.category_ids]
             order, turn = list(contestants.values()), next(turns)
             for contestant in order[turn:] + order[:turn]:
-                if not contestant.is_hopeless(contestants[AS_TRAINED]):
+                if contestant.goes_on(contestants[AS_TRAINED]):
                     contestant.answer(images)
             advance(len(images))
     reference = contestants[AS_TRAINED].answers

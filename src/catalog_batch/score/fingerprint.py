@@ -1,4 +1,4 @@
-"""Whether tonight is as last night was: known from the tables' logs, before a JVM starts."""
+"""Whether tonight is as last night was: known from the tables' logs, without Spark."""
 
 import hashlib
 import json

@@ -3,7 +3,9 @@
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
+from pyspark import Accumulator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -12,6 +14,7 @@ from catalog_batch.config import ScoreSettings
 from catalog_batch.errors import GateRefusedError, ReconciliationError
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.moves import read_moves, with_current_category
+from catalog_batch.progress import polled_progress
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
@@ -26,7 +29,7 @@ from catalog_batch.score.selection import (
     unfinished_products,
 )
 from catalog_batch.score.udf import Predict, loading, prediction_udf, shipped_bundle
-from catalog_batch.spark import spark_progress
+from catalog_batch.spark import task_slots
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
 from catalog_batch.warehouse import Warehouse, arrow_batches_of, cached
 
@@ -37,11 +40,15 @@ ARROW_BATCH_BYTES = 4 * 2**20
 
 MAX_ARROW_ROWS = 10_000
 
-MAX_DEALT_BYTES = 2**31
-"""Images that are dealt out evenly, over the executors' disks. More of them lie in files enough."""
+DEALT_BYTES_PER_CORE = 2**30
+"""Images up to this size are dealt out evenly, over the executors' disks. More of them lie in files
+enough: one holds 128 MB."""
 
 TASKS_PER_CORE = 4
-"""Of those: progress is told by tasks, and a core that is faster takes one more."""
+"""Of those that are dealt out: progress is told by tasks, and a faster core takes one more."""
+
+MAX_SENT_IDS = 1_000_000
+"""Ids of wanted images that every executor is sent; more of them are joined by a shuffle."""
 
 EVERYTHING = Scope()
 
@@ -88,28 +95,29 @@ def score_catalogue(
     images_version = read[tables.IMAGES.name]
     if images_version is None:
         images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
+    # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
-        predict = prediction_udf(
-            bundle, settings.top_k, settings.batch_size, settings.keep_embeddings
+        answered = warehouse.spark.sparkContext.accumulator(0)
+        udf = partial(
+            prediction_udf, bundle, settings.top_k, settings.batch_size, settings.keep_embeddings
         )
-        with loading(warehouse.spark, predict):
+        with loading(warehouse.spark, udf()):
             warehouse.create(
                 tables.IMAGE_PREDICTIONS,
-                tables.PRODUCT_PREDICTIONS,
-                tables.SHADOW_PREDICTIONS,
                 tables.RUN_LOG,
                 *([tables.IMAGE_EMBEDDINGS] if settings.keep_embeddings else []),
             )
             warehouse.clear_staging(JOB)
             with warehouse.stamped(run_id=run.run_id, job=JOB):
                 scored, failed, left = _score_images(
-                    warehouse, model, predict, settings, run, images_version, scope
+                    warehouse, model, udf(answered), settings, run, images_version, scope, answered
                 )
-    with warehouse.stamped(run_id=run.run_id, job=JOB):
-        products_changed = _decide_products(
-            warehouse, model, spec, settings, run, images_version, scope
-        )
-    decisions = _count_decisions(warehouse, model, scope)
+        warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS)
+        with warehouse.stamped(run_id=run.run_id, job=JOB):
+            products_changed = _decide_products(
+                warehouse, model, spec, settings, run, images_version, scope
+            )
+        decisions = _count_decisions(warehouse, model, scope)
     run.rows_out = products_changed
     run.counts = {
         "images_scored": scored,
@@ -134,6 +142,7 @@ def _score_images(
     run: Run,
     version: int,
     scope: Scope,
+    answered: Accumulator[int],
 ) -> tuple[int, int, int]:
     """Run the model over the images in scope; return how many were scored, failed, and are left."""
     images = warehouse.read(tables.IMAGES, version)
@@ -146,12 +155,12 @@ def _score_images(
         chosen = wanted if pending == there else first_of(wanted, pending)
         started = time.monotonic()
         size = warehouse.bytes_per_row(tables.IMAGES)
-        contents = contents_of(images, chosen)
-        if pending * size <= MAX_DEALT_BYTES:
+        contents = contents_of(images, F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen)
+        if pending * size <= DEALT_BYTES_PER_CORE * task_slots(warehouse.spark):
             contents = _dealt_out(contents, pending, settings.batch_size)
         with (
             arrow_batches_of(warehouse.spark, rows_per_arrow_batch(size, settings.batch_size)),
-            spark_progress(warehouse.spark, "scoring", pending, "images"),
+            polled_progress("scoring", pending, lambda: min(answered.value, pending), "images"),
             warehouse.staged(_predicted(contents, predict, model, run), run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
@@ -190,13 +199,13 @@ def _predicted(images: DataFrame, predict: Predict, model: ModelVersion, run: Ru
 
 
 def _dealt_out(images: DataFrame, count: int, batch_size: int) -> DataFrame:
-    """Give every core as many images as the others, in several tasks.
+    """Give every task as many images as the others, and every core several tasks.
 
     Those of a night may lie in one file, which one task alone would read.
     """
-    cores = images.sparkSession.sparkContext.defaultParallelism
-    batches_per_core = count // (cores * batch_size)
-    return images.repartition(cores * max(1, min(TASKS_PER_CORE, batches_per_core)))
+    slots = task_slots(images.sparkSession)
+    batches_per_slot = count // (slots * batch_size)
+    return images.repartition(slots * max(1, min(TASKS_PER_CORE, batches_per_slot)))
 
 
 def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
@@ -297,12 +306,18 @@ def _pass_gate(
     problems = figures.refusals(Bounds.of(settings))
     if not problems:
         return
+    remedy = (
+        "Score with a model that was trained on this warehouse's categories, or go back to one: "
+        "catalog-batch rollback."
+        if figures.foreign
+        else "Look at the model and at last night's images, or raise the bound with --set if this "
+        "is meant."
+    )
     kept = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
     raise GateRefusedError(
         f"{'; '.join(problems)}. No decision was published, the old ones are served. Those refused "
         f"are kept: catalog-batch sql 'SELECT decision, category_path, count(*) FROM "
-        f"parquet.`{kept}` GROUP BY 1, 2'. Look at the model and at last night's images, or raise "
-        "the bound with --set if this is meant."
+        f"parquet.`{kept}` GROUP BY 1, 2'. {remedy}"
     )
 
 

@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch.errors import BadInputError
+
+DAY = 24 * 3600 * 1_000_000
+"""In microseconds."""
+
+MAX_DAYS = 100
+"""Days that a query names; of more, all between the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +127,34 @@ def first_of(wanted: DataFrame, most: int) -> DataFrame:
 def contents_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
     """Return the id and content of wanted images.
 
-    A night's images are in the newest files: of older ones not even the rows are looked at.
+    A night's images are in the newest files: of files without an image of the days on which those
+    wanted came, not even the rows are looked at.
 
     Args:
         images: The table.
         wanted: What ``select_images`` gave, or a part of it; one image at the least.
     """
-    oldest = wanted.agg(F.min(F.unix_micros("ingested_at"))).collect()[0][0]
+    day = F.floor(F.unix_micros("ingested_at") / DAY)
+    days = sorted(row[0] for row in wanted.select(day.alias("day")).distinct().collect())
     return (
-        images.where(F.col("ingested_at") >= F.timestamp_micros(F.lit(oldest)))
+        images.where(_stored_on(days))
         .select("image_id", "content")
-        .join(F.broadcast(wanted.select("image_id")), "image_id", "left_semi")
+        .join(wanted.select("image_id"), "image_id", "left_semi")
     )
+
+
+def _stored_on(days: Sequence[int]) -> Column:
+    """Return whether an image came on one of these days, or between the first and the last."""
+    spans = [(day, day + 1) for day in days] if len(days) <= MAX_DAYS else [(days[0], days[-1] + 1)]
+
+    def at(day: int) -> Column:
+        return F.timestamp_micros(F.lit(day * DAY))
+
+    is_stored = [
+        (F.col("ingested_at") >= at(first)) & (F.col("ingested_at") < at(end))
+        for first, end in spans
+    ]
+    return reduce(Column.__or__, is_stored)
 
 
 def unfinished_products(links: DataFrame, scored: DataFrame) -> DataFrame:

@@ -7,15 +7,17 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from pyspark import inheritable_thread_target
+from pyspark import Accumulator, inheritable_thread_target
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
+
+from catalog_batch.spark import task_slots
 
 PREDICTION_DDL = (
     "top_k array<struct<category_id: string, confidence: float>>, margin float, "
@@ -46,14 +48,19 @@ def shipped_bundle(spark: SparkSession, folder: Path) -> Iterator[str]:
 
 
 def prediction_udf(
-    bundle_name: str, top_k: int, batch_size: int, keep_embeddings: bool = False
+    bundle_name: str,
+    top_k: int,
+    batch_size: int,
+    keep_embeddings: bool = False,
+    answered: "Accumulator[int] | None" = None,
 ) -> Predict:
     """Return a UDF from stored JPEG bytes to a struct of ``PREDICTION_DDL``.
 
     Bytes go in and labels come out: no tensor crosses Arrow. An image that cannot be scored gets
     an empty ``top_k`` and a ``failure``; with ``keep_embeddings`` the others get theirs. The model
     runs on ``spark.task.cpus`` cores, or on the GPU that Spark gave the task
-    (``spark.task.resource.gpu.amount``), with as many threads that decode.
+    (``spark.task.resource.gpu.amount``), with as many threads that decode. ``answered`` counts
+    images; those of a task that Spark tries again, twice.
     """
 
     @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
@@ -61,27 +68,36 @@ def prediction_udf(
         from catalog_batch.score import worker  # on executors alone
 
         asked = worker.Asked(bundle_name, top_k, batch_size, keep_embeddings)
-        yield from worker.predict(contents, asked)
+        for answers in worker.predict(contents, asked):
+            if answered is not None:
+                answered.add(len(answers))
+            yield answers
 
     return predict  # type: ignore[no-any-return]
 
 
 @contextmanager
 def loading(spark: SparkSession, predict: Predict) -> Iterator[None]:
-    """Have Python workers on half of the cores load the model while the block looks for images.
+    """Have Python workers load the model while the block goes on; it waits for them at its end.
 
-    The block waits for them at its end. When they cannot, the first images will say why.
+    They take half of the places for tasks: the others are for the block's own queries. When they
+    cannot load it, the first images will say why.
     """
-    # The other half is for the block's own queries.
-    cores = max(1, spark.sparkContext.defaultParallelism // 2)
+    workers = max(1, task_slots(spark) // 2)
 
     @inheritable_thread_target(spark)
     def load() -> None:
         nothing = F.lit(None).cast("binary")
-        spark.range(0, cores, 1, cores).select(predict(nothing)).collect()
+        spark.range(0, workers, 1, workers).select(predict(nothing)).collect()
 
     with ThreadPoolExecutor(1, "loading") as threads:
         loaded = threads.submit(load)
-        yield
+        try:
+            yield
+        except BaseException:  # A signal may have come before there was a job to cancel.
+            while not loaded.done():
+                spark.sparkContext.cancelAllJobs()
+                wait([loaded], timeout=0.2)
+            raise
     if error := loaded.exception():
         logger.warning("the model could not be loaded ahead: %s", error)
