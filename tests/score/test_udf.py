@@ -30,6 +30,24 @@ def test_a_driver_does_not_wait_for_pytorch() -> None:
     assert printed.stdout.strip() == "set()"
 
 
+WORKER = """
+import sys
+from catalog_batch.config import SparkSettings
+from catalog_batch.score import DAEMON
+from catalog_batch.spark import begin_session
+session = begin_session(SparkSettings(master="local[1]"), "daemon", DAEMON).result()
+known = session.sparkContext.parallelize([0]).map(lambda _: "torch" in sys.modules)
+print(known.collect())
+"""
+
+
+def test_workers_are_forks_of_a_daemon_that_has_imported_pytorch() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-c", WORKER], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[True]"
+
+
 def test_workers_load_the_model_while_the_driver_looks_for_images(
     spark: SparkSession,
     tmp_path: Path,
