@@ -132,9 +132,9 @@ def _stop(code: int) -> None:
     _signalled["code"] = code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if "pyspark" in sys.modules:
-        from catalog_batch.spark import cancel_all_jobs
-
+    # A module that another thread is still importing has no session yet, and cannot be imported.
+    cancel_all_jobs = getattr(sys.modules.get("catalog_batch.spark"), "cancel_all_jobs", None)
+    if cancel_all_jobs:
         cancel_all_jobs()
     sys.exit(code)
 
