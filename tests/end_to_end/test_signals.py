@@ -122,6 +122,41 @@ def content_of(table: Table, warehouse: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: [row[name] for name in table.key])
 
 
+def test_a_killed_scoring_is_completed_by_the_next_one(line: Line, tmp_path: Path) -> None:
+    warehouse = shutil.copytree(line.warehouse, tmp_path / "warehouse")
+    undisturbed = answers_of(warehouse)
+    for table in (tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS):
+        shutil.rmtree(warehouse / table.name)
+    staged = warehouse / "_staging"
+    score = ["score", "-w", warehouse, "--model", line.job("score").status["model"]]
+    killed = stop_when(lambda: any(staged.glob("score-*")), score, signal.SIGKILL)
+    assert killed == (-signal.SIGKILL, {})
+    again = run_command(["catalog-batch", *score])
+    assert again.exit_code == 0, again.errors
+    assert list((warehouse / "_staging").iterdir()) == []
+    assert answers_of(warehouse) == undisturbed
+
+
+def answers_of(warehouse: Path) -> dict[str, tuple[Any, ...]]:
+    """Return what is said of each image and product, without confidences.
+
+    Those of an image differ in the last digit with the batch that it is in.
+    """
+    images = DeltaTable(str(warehouse / "image_predictions")).to_pyarrow_table().to_pylist()
+    products = DeltaTable(str(warehouse / "product_predictions")).to_pyarrow_table().to_pylist()
+    found = {
+        row["image_id"]: (row["model_version"], row["failure"], *best_of(row["top_k"]))
+        for row in images
+    }
+    found |= {row["product_id"]: (row["decision"], row["category_id"]) for row in products}
+    assert len(found) == len(images) + len(products)
+    return found
+
+
+def best_of(top_k: list[dict[str, Any]]) -> list[str]:
+    return [guess["category_id"] for guess in top_k[:1]]
+
+
 def test_a_stopped_training_says_so(line: Line, tmp_path: Path) -> None:
     runs, registry = tmp_path / "runs", tmp_path / "registry"
     small = ["--set=train.weights=none", "--set=train.image_side=64", "--set=train.epochs=50"]
