@@ -122,15 +122,25 @@ def content_of(table: Table, warehouse: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: [row[name] for name in table.key])
 
 
-def test_a_killed_scoring_is_completed_by_the_next_one(line: Line, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "moment", "code"),
+    [
+        (signal.SIGTERM, "_locks/job-score.lock", 143),  # while Spark's session is built
+        (signal.SIGKILL, "_staging/score-*", -signal.SIGKILL),
+    ],
+)
+def test_a_scoring_that_is_stopped_or_killed_is_completed_by_the_next_one(
+    line: Line, tmp_path: Path, number: signal.Signals, moment: str, code: int
+) -> None:
     warehouse = shutil.copytree(line.warehouse, tmp_path / "warehouse")
     undisturbed = answers_of(warehouse)
     for table in (tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS):
         shutil.rmtree(warehouse / table.name)
-    staged = warehouse / "_staging"
+    (warehouse / "_locks" / "job-score.lock").unlink()
     score = ["score", "-w", warehouse, "--model", line.job("score").status["model"]]
-    killed = stop_when(lambda: any(staged.glob("score-*")), score, signal.SIGKILL)
-    assert killed == (-signal.SIGKILL, {})
+    exit_code, status = stop_when(lambda: any(warehouse.glob(moment)), score, number)
+    assert exit_code == code
+    assert status.get("status") == (None if number == signal.SIGKILL else "stopped")
     again = run_command(["catalog-batch", *score])
     assert again.exit_code == 0, again.errors
     assert list((warehouse / "_staging").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,7 +98,6 @@ def score_catalogue(
         images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
     # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
-        answered = warehouse.spark.sparkContext.accumulator(0)
         udf = partial(
             prediction_udf, bundle, settings.top_k, settings.batch_size, settings.keep_embeddings
         )
@@ -110,7 +110,7 @@ def score_catalogue(
             warehouse.clear_staging(JOB)
             with warehouse.stamped(run_id=run.run_id, job=JOB):
                 scored, failed, left = _score_images(
-                    warehouse, model, udf(answered), settings, run, images_version, scope, answered
+                    warehouse, model, udf, settings, run, images_version, scope
                 )
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS)
         with warehouse.stamped(run_id=run.run_id, job=JOB):
@@ -137,12 +137,11 @@ def score_catalogue(
 def _score_images(
     warehouse: Warehouse,
     model: ModelVersion,
-    predict: Predict,
+    udf: Callable[[Accumulator[int]], Predict],
     settings: ScoreSettings,
     run: Run,
     version: int,
     scope: Scope,
-    answered: Accumulator[int],
 ) -> tuple[int, int, int]:
     """Run the model over the images in scope; return how many were scored, failed, and are left."""
     images = warehouse.read(tables.IMAGES, version)
@@ -158,10 +157,12 @@ def _score_images(
         contents = contents_of(images, F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen)
         if pending * size <= DEALT_BYTES_PER_CORE * task_slots(warehouse.spark):
             contents = _dealt_out(contents, pending, settings.batch_size)
+        answered = warehouse.spark.sparkContext.accumulator(0)
+        predicted = _predicted(contents, udf(answered), model, run)
         with (
             arrow_batches_of(warehouse.spark, rows_per_arrow_batch(size, settings.batch_size)),
             polled_progress("scoring", pending, lambda: min(answered.value, pending), "images"),
-            warehouse.staged(_predicted(contents, predict, model, run), run.run_id) as staged,
+            warehouse.staged(predicted, run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
             failed = _check_calls(staged, pending, run)
