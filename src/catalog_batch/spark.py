@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyspark import SparkContext, inheritable_thread_target
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -149,9 +149,7 @@ def run_together(session: SparkSession, *steps: Callable[[], _T]) -> list[_T]:
         wait(running)
     except BaseException:  # A signal: no step may begin another job.
         threads.shutdown(wait=False, cancel_futures=True)
-        while not all(step.done() for step in running):
-            session.sparkContext.cancelAllJobs()
-            wait(running, timeout=0.2)
+        cancel_until_done(session, *running)
         raise
     threads.shutdown()
     errors = [error for step in running if (error := step.exception())]
@@ -160,6 +158,13 @@ def run_together(session: SparkSession, *steps: Callable[[], _T]) -> list[_T]:
     if errors:
         raise errors[0]
     return [step.result() for step in running]
+
+
+def cancel_until_done(session: SparkSession, *running: "Future[Any]") -> None:
+    """Cancel jobs until what runs in other threads has ended: it may begin one after a cancel."""
+    while not all(step.done() for step in running):
+        session.sparkContext.cancelAllJobs()
+        wait(running, timeout=0.2)
 
 
 def cancel_all_jobs() -> None:

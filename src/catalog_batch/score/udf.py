@@ -7,7 +7,7 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from catalog_batch.spark import task_slots
+from catalog_batch.spark import cancel_until_done, task_slots
 
 PREDICTION_DDL = (
     "top_k array<struct<category_id: string, confidence: float>>, margin float, "
@@ -95,9 +95,7 @@ def loading(spark: SparkSession, predict: Predict) -> Iterator[None]:
         try:
             yield
         except BaseException:  # A signal may have come before there was a job to cancel.
-            while not loaded.done():
-                spark.sparkContext.cancelAllJobs()
-                wait([loaded], timeout=0.2)
+            cancel_until_done(spark, loaded)
             raise
     if error := loaded.exception():
         logger.warning("the model could not be loaded ahead: %s", error)
