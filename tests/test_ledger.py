@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from delta.tables import DeltaTable as SparkTable
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import DataFrame
 
 from catalog_batch import ledger, tables
 from catalog_batch.errors import LockHeldError, MissingTableError
@@ -163,3 +166,46 @@ def test_looking_for_a_table_creates_nothing(
     assert not ledger.exists("warehouse", "run_log")
     assert not ledger.exists(str(tmp_path / "other"), "run_log")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mean_size_of_a_row_is_read_from_the_log_of_a_version(tmp_path: Path) -> None:
+    root, folder = str(tmp_path), tmp_path / "images"
+    write_deltalake(folder, pa.table({"content": [b"x" * 5000] * 4}))
+    [first] = folder.glob("*.parquet")
+    write_deltalake(folder, pa.table({"content": [bytes(8)] * 996}), mode="append")
+    size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
+    assert ledger.bytes_per_row(root, "images", 0) == first.stat().st_size // 4
+    assert ledger.bytes_per_row(root, "images") == size // 1000
+
+
+def test_the_runs_that_wrote_since_a_version_are_known_unless_rows_may_be_gone(
+    warehouse: Warehouse,
+) -> None:
+    root, table = warehouse.root, tables.PRODUCTS
+    warehouse.create(table)
+    spark = warehouse.spark
+
+    def product(name: str, title: str = "") -> DataFrame:
+        rows = [(name, title, None, None, None, None, {}, NOW, "r", None)]
+        return spark.createDataFrame(rows, table.schema)
+
+    with warehouse.stamped(run_id="first"):
+        warehouse.append(product("p1"), table)
+    with warehouse.stamped(run_id="second"):
+        warehouse.upsert(product("p1", "changed"), table)
+        warehouse.insert_new(product("p2"), table)
+    assert ledger.writers_since(root, "products", 0) == {"first", "second"}
+    assert ledger.writers_since(root, "products", 1) == {"second"}
+    assert ledger.writers_since(root, "products", 3) == set()
+    assert ledger.writers_since(root, "products", 4) is None
+
+    SparkTable.forPath(spark, warehouse.path(table)).optimize().executeCompaction()
+    assert ledger.writers_since(root, "products", 3) == set()
+    with warehouse.stamped(run_id="third"):
+        warehouse.delete(product("p2"), table)
+    assert ledger.writers_since(root, "products", 3) is None
+    with warehouse.stamped(run_id="fourth"):
+        warehouse.overwrite(product("p3"), table)
+    assert ledger.writers_since(root, "products", 5) is None
+    warehouse.append(product("p4"), table)  # of nobody
+    assert ledger.writers_since(root, "products", 6) is None

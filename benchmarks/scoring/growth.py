@@ -111,7 +111,8 @@ def _append_products(root: str, first: int, end: int, at: datetime) -> None:
         pictures = spark.createDataFrame(
             [(seed, _picture(seed)) for seed in range(PICTURES)], "picture INT, content BINARY"
         )
-        stamps = {"run_id": F.lit("benchmark"), "updated_at": F.lit(at), "ingested_at": F.lit(at)}
+        run_id = f"ingest-{first}"
+        stamps = {"run_id": F.lit(run_id), "updated_at": F.lit(at), "ingested_at": F.lit(at)}
         number = F.col("id").cast("string")
         rows = spark.range(first, end).withColumns(
             {
@@ -131,13 +132,14 @@ def _append_products(root: str, first: int, end: int, at: datetime) -> None:
             }
         )
         whole = rows.join(F.broadcast(pictures), "picture")
-        for table in (tables.IMAGES, tables.PRODUCT_IMAGES, tables.PRODUCTS):
-            empty = {
-                field.name: F.lit(None).cast(field.dataType)
-                for field in table.schema.fields
-                if field.name not in whole.columns
-            }
-            warehouse.append(whole.withColumns(empty).select(*table.columns), table)
+        with warehouse.stamped(run_id=run_id, job="ingest"):
+            for table in (tables.IMAGES, tables.PRODUCT_IMAGES, tables.PRODUCTS):
+                empty = {
+                    field.name: F.lit(None).cast(field.dataType)
+                    for field in table.schema.fields
+                    if field.name not in whole.columns
+                }
+                warehouse.append(whole.withColumns(empty).select(*table.columns), table)
 
 
 def _picture(seed: int) -> bytes:

@@ -5,6 +5,7 @@ by the first Spark job from the same DDL as all others.
 """
 
 import fcntl
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 
@@ -29,17 +31,67 @@ def table_version(root: str, table: str) -> int | None:
     return DeltaTable(f"{root}/{table}").version() if exists(root, table) else None
 
 
-def has_row(root: str, table: str, values: Mapping[str, str]) -> bool:
-    """Return whether a row has these values by column; not so when a column is missing."""
+def bytes_per_row(root: str, table: str, version: int | None = None) -> int:
+    """Return the mean size of a row in the files of a table; where its log counts none, of all."""
+    files = pa.table(DeltaTable(f"{root}/{table}", version).get_add_actions(flatten=True))
+    rows, size = pc.sum(files["num_records"]).as_py(), pc.sum(files["size_bytes"]).as_py()
+    return int(size or 0) // max(rows or 0, 1)
+
+
+def writers_since(root: str, table: str, version: int) -> set[str] | None:
+    """Return the runs that inserted or changed rows after a version.
+
+    Their rows are stamped with them. None where that does not tell all that happened: a commit
+    without a stamp, rows that were deleted or replaced, or a log that no longer goes back so far.
+    """
+    source = DeltaTable(f"{root}/{table}")
+    later = range(version + 1, source.version() + 1)
+    commits = source.history(len(later)) if later else []
+    if source.version() < version or [c["version"] for c in reversed(commits)] != [*later]:
+        return None
+    writers = set[str]()
+    for commit in commits:
+        if commit["operation"] not in _KEEPS_ROWS:
+            writer = stamp_of(commit).get("run_id")
+            if writer is None or not _only_adds_or_changes(commit):
+                return None
+            writers.add(writer)
+    return writers
+
+
+_KEEPS_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMNS"}
+
+
+def _only_adds_or_changes(commit: Mapping[str, Any]) -> bool:
+    if commit["operation"] == "MERGE":
+        deleted = commit.get("operationMetrics", {}).get("numTargetRowsDeleted")
+        return str(deleted) == "0"
+    return bool(commit.get("operationParameters", {}).get("mode") == "Append")
+
+
+def stamp_of(commit: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a commit of a table's history was stamped with, empty when not by us."""
+    try:
+        stamp = json.loads(commit.get("userMetadata") or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def find_rows(
+    root: str, table: str, columns: Sequence[str], values: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield columns of the rows with these values by column; none when a column is missing."""
     if not exists(root, table):
-        return False
+        return
     source = DeltaTable(f"{root}/{table}")
     schema = pa.schema(source.schema().to_arrow())
-    if not set(values) <= set(schema.names):
-        return False
-    asked = pa.schema([schema.field(column) for column in values])
+    if not {*columns, *values} <= set(schema.names):
+        return
+    asked = pa.schema([schema.field(column) for column in dict.fromkeys((*columns, *values))])
     equals = [(column, "=", value) for column, value in values.items()]
-    return any(_stored_rows(file, asked, equals) for file in source.file_uris())
+    for file in source.file_uris():
+        yield from _stored_rows(file, asked, equals)
 
 
 def append_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from pyspark.sql.types import MapType, StructField
 
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
+from catalog_batch.ledger import stamp_of
 from catalog_batch.resources import resource_folder
 from catalog_batch.spark import build_session, no_rows, run_together, wait_until_idle
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
@@ -116,24 +117,9 @@ class Warehouse:
         found = run_together(self.spark, *[partial(self.version, table) for table in tables])
         return {table.name: version for table, version in zip(tables, found, strict=True)}
 
-    def bytes_per_row(self, table: Table) -> int:
-        """Return the mean size of a row in the files of a table, 0 when it has none.
-
-        Raises:
-            MissingTableError: When the table has not been created.
-        """
-        rows = self.read(table).count()  # Delta knows it without reading a file.
-        detail = DeltaTable.forPath(self.spark, self.path(table)).detail()
-        return int(detail.select("sizeInBytes").collect()[0][0]) // max(rows, 1)
-
     def last_user_metadata(self, table: Table) -> dict[str, str]:
         """Return what the newest commit was stamped with, empty when it was not by us."""
-        text = self._last_commit(table)["userMetadata"]
-        try:
-            stamp = json.loads(text or "{}")
-        except json.JSONDecodeError:
-            return {}
-        return stamp if isinstance(stamp, dict) else {}
+        return stamp_of(self._last_commit(table))
 
     @contextmanager
     def stamped(self, **metadata: str) -> Iterator[None]:

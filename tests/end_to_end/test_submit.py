@@ -63,10 +63,13 @@ def test_the_job_scripts_run_from_an_installed_wheel(line: Line, tmp_path: Path)
             purelib / "catalog_batch" / "conf" / "spark" / "local.conf",
             "jobs/score_images.py",
             "--warehouse",
-            line.warehouse,
+            shutil.copytree(line.warehouse, tmp_path / "warehouse", symlinks=True),
+            "--rescore",
+            "--max-images=5",
         ],
         cwd=elsewhere,
         PYSPARK_PYTHON=str(python),
         SPARK_HOME=str(site / "pyspark"),
     )
-    assert finished.exit_code == 10, finished.errors
+    assert finished.exit_code == 0, finished.errors
+    assert finished.status["counts"]["images_scored"] == 5

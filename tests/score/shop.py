@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from pyspark.sql import SparkSession
 
-from catalog_batch import tables
+from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
 from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.registry import ModelVersion, Registry
-from catalog_batch.runs import Run
-from catalog_batch.score.pipeline import ScoreSummary, score_catalogue
+from catalog_batch.runs import RUN_LOG, Run
+from catalog_batch.score.pipeline import EVERYTHING, ScoreSummary, score_catalogue
 from catalog_batch.score.selection import Scope
 from catalog_batch.warehouse import Warehouse
 
@@ -62,7 +62,7 @@ class Shop:
         self,
         settings: ScoreSettings = SETTINGS,
         spec: BundleSpec = SPEC,
-        scope: Scope = Scope(),  # noqa: B008 - frozen
+        scope: Scope = EVERYTHING,
         model: ModelVersion | None = None,
     ) -> State:
         run = self.make_run("score")
@@ -76,6 +76,13 @@ class Shop:
             self.rows(scored, "image_id", model.version),
             self.rows(decided, "product_id"),
         )
+
+    def score_and_log(self, settings: ScoreSettings = SETTINGS, scope: Scope = EVERYTHING) -> Run:
+        """Score, and log the run as a job does."""
+        run = self.score(settings, scope=scope).run
+        run.finished_at = run.started_at
+        ledger.append_rows(self.warehouse.root, RUN_LOG, [run.row()])
+        return run
 
     def rows(
         self, table: tables.Table, key: str, model_version: int | None = None
@@ -94,9 +101,13 @@ class Shop:
         ]
         self.add(rows, tables.IMAGES)
 
-    def add_links(self, *links: tuple[str, bytes]) -> None:
+    def add_products(self, *products: str, run_id: str = "r") -> None:
+        rows = [(name, None, None, None, None, None, {}, NOW, run_id) for name in products]
+        self.add(rows, tables.PRODUCTS)
+
+    def add_links(self, *links: tuple[str, bytes], run_id: str = "r") -> None:
         rows = [
-            (product, f"{position}.jpg", position, sha256(content).hexdigest(), 9, NOW, NOW, "r")
+            (product, f"{position}.jpg", position, sha256(content).hexdigest(), 9, NOW, NOW, run_id)
             for position, (product, content) in enumerate(links)
         ]
         self.add(rows, tables.PRODUCT_IMAGES)
@@ -126,8 +137,5 @@ def open_shop(spark: SparkSession, folder: Path, make_run: Callable[[str], Run])
     """Open a shop of the products p1 to p4 without any image."""
     shop = Shop(Warehouse(spark, str(folder / "warehouse")), register(folder, 0), make_run)
     shop.warehouse.create(tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES)
-    shop.add(
-        [(f"p{n}", None, None, None, None, None, {}, NOW, "r") for n in range(1, 5)],
-        tables.PRODUCTS,
-    )
+    shop.add_products("p1", "p2", "p3", "p4")
     return shop

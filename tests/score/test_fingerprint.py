@@ -7,7 +7,7 @@ import pytest
 from pyspark.sql import SparkSession
 from tests.score.shop import NOW, SETTINGS, Shop, open_shop
 
-from catalog_batch import ledger, tables
+from catalog_batch import tables
 from catalog_batch.runs import RUN_LOG, Run
 from catalog_batch.score.fingerprint import is_done
 from catalog_batch.score.selection import Scope
@@ -31,30 +31,22 @@ def done(shop: Shop, **changes: object) -> bool:
     return is_done(shop.warehouse.root, "score", shop.model, settings)
 
 
-def scored(shop: Shop, scope: Scope = Scope()) -> Run:  # noqa: B008 - frozen
-    """Score, and log the run as a job does."""
-    run = shop.score(scope=scope).run
-    run.finished_at = run.started_at
-    ledger.append_rows(shop.warehouse.root, RUN_LOG, [run.row()])
-    return run
-
-
 def test_a_night_is_done_once_all_of_it_was_scored_and_as_long_as_nothing_changes(
     shop: Shop, make_jpeg: Callable[..., bytes]
 ) -> None:
     assert not done(shop)
-    assert scored(shop, Scope(max_images=1)).made_of is None
+    assert shop.score_and_log(scope=Scope(max_images=1)).made_of is None
     assert not done(shop)
-    assert scored(shop, Scope(products=("p1", "p2"))).made_of is None
+    assert shop.score_and_log(scope=Scope(products=("p1", "p2"))).made_of is None
     assert not done(shop)
-    scored(shop)
+    shop.score_and_log()
     assert done(shop)
     assert not done(shop, min_confidence=0.9)
     assert not is_done(shop.warehouse.root, "score", shop.register(seed=5), SETTINGS)
 
     shop.add_images(make_jpeg(2), at=NOW)
     assert not done(shop)
-    scored(shop)
+    shop.score_and_log()
     assert done(shop)
 
     # What is published was changed by somebody else.

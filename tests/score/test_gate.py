@@ -51,6 +51,14 @@ def test_categories_outside_the_taxonomy_are_counted(spark: SparkSession) -> Non
     assert night.foreign == 2
 
 
+def test_products_that_were_not_decided_anew_count_as_they_are(spark: SparkSession) -> None:
+    published = decisions(spark, ["a", "b", None, "a", "x"])
+    anew, kept = decisions(spark, ["b"]), published.where("product_id != 'p0'")
+    night = count_night(anew, published, ["a", "b"], kept)
+    assert night == count_night(decisions(spark, ["b", "b", None, "a", "x"]), published, ["a", "b"])
+    assert night == NightFigures(products=5, abstained=1, compared=5, drift=0.2, foreign=1)
+
+
 @pytest.mark.parametrize(
     ("night", "refused"),
     [

@@ -146,7 +146,13 @@ def test_predictions_carry_their_lineage(shop: Shop, first: State) -> None:
     lineage = {**stamp, "taxonomy_version": 4, "images_version": 1, "predicted_at": when}
     for row in first.products.values():
         assert {name: row[name] for name in lineage} == lineage
-    assert first.run.table_versions == {"images": 1}
+    assert first.run.table_versions == {
+        "images": 1,
+        "product_images": 1,
+        "products": 1,
+        "image_predictions": 1,
+        "product_predictions": 1,
+    }
     assert first.run.details == {"model": "catalogue/1"}
     stamped = shop.warehouse.last_user_metadata(tables.IMAGE_PREDICTIONS)
     assert stamped["job"] == "score"

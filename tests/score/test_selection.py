@@ -15,7 +15,13 @@ from tests.score.shop import NOW, UNDECODABLE, Shop, State, open_shop
 from catalog_batch import tables
 from catalog_batch.errors import BadInputError
 from catalog_batch.runs import Run, Status
-from catalog_batch.score.selection import Scope, contents_of, read_product_ids, require_shadow
+from catalog_batch.score.selection import (
+    Scope,
+    contents_of,
+    count_by_day,
+    read_product_ids,
+    require_shadow,
+)
 
 
 def name(content: bytes) -> str:
@@ -218,9 +224,9 @@ def test_content_is_read_from_files_with_images_as_young_as_those_wanted(
         path.write_bytes(b"not read")
 
     wanted = spark.createDataFrame([row for row in newest if row["image_id"] == name(photos[2])])
-    found = contents_of(images, wanted).collect()
+    found = contents_of(images, wanted, count_by_day(wanted)).collect()
 
     assert [(row["image_id"], row["content"]) for row in found] == [(name(photos[2]), photos[2])]
     old = wanted.withColumn("ingested_at", F.lit(NOW))
     with pytest.raises(Exception, match=r"part-\d+.*parquet"):
-        contents_of(images, old).collect()
+        contents_of(images, old, count_by_day(old)).collect()

@@ -1,5 +1,6 @@
 """What the driver and the executors each import and load."""
 
+import os
 import subprocess
 import sys
 import time
@@ -46,6 +47,38 @@ def test_workers_are_forks_of_a_daemon_that_has_imported_pytorch() -> None:
         [sys.executable, "-c", WORKER], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[True]"
+
+
+ON_GPU = """
+from catalog_batch.config import SparkSettings
+from catalog_batch.score.worker import _place
+from catalog_batch.spark import build_session, task_slots
+session = build_session(SparkSettings(master="local-cluster[1,2,1024]"), "gpu")
+found = session.sparkContext.parallelize([0], 1).map(lambda _: _place()).collect()
+print(found, task_slots(session))
+"""
+
+
+def test_a_task_has_the_cores_and_the_gpu_that_spark_gave_it(tmp_path: Path) -> None:
+    """Spark's scheduler believes the script that there is a GPU; no model is put on it."""
+    script = tmp_path / "gpus.sh"
+    script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["3"]}'\n""")
+    script.chmod(0o755)
+    settings = {"spark.task.resource.gpu.amount": "1", "spark.task.cpus": "2"}
+    for who in ("worker", "executor"):
+        settings[f"spark.{who}.resource.gpu.amount"] = "1"
+        settings[f"spark.{who}.resource.gpu.discoveryScript"] = str(script)
+    options = " ".join(f"--conf {name}={value}" for name, value in settings.items())
+    printed = subprocess.run(
+        [sys.executable, "-c", ON_GPU],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYSPARK_SUBMIT_ARGS": f"{options} --conf spark.executor.memory=512m pyspark-shell",
+        },
+    )
+    assert printed.stdout.strip() == "[(2, 'cuda:3')] 1", printed.stderr
 
 
 def test_workers_load_the_model_while_the_driver_looks_for_images(

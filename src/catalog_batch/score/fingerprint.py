@@ -1,4 +1,4 @@
-"""Whether tonight is as last night was: known from the tables' logs, without Spark."""
+"""What an earlier night had done already: known from the tables' logs, without Spark."""
 
 import hashlib
 import json
@@ -11,6 +11,9 @@ from catalog_batch.runs import RUN_LOG
 
 INPUTS = ("images", "product_images", "products", "taxonomy_changes")
 OUTPUTS = ("image_predictions", "product_predictions")
+MOVES = ("taxonomy_changes",)
+DECIDED_FROM = ("product_images", "products", "image_predictions")
+"""What a product's decision is made of; each row is stamped with the run that wrote it last."""
 
 Versions = Mapping[str, int | None]
 
@@ -39,4 +42,41 @@ def fingerprint(model: ModelVersion, settings: ScoreSettings, versions: Versions
 def is_done(root: str, job: str, model: ModelVersion, settings: ScoreSettings) -> bool:
     """Return whether a run of before left nothing to do, and nothing has changed since."""
     made_of = fingerprint(model, settings, versions_of(root, INPUTS + OUTPUTS))
-    return ledger.has_row(root, RUN_LOG, {"job": job, "made_of": made_of})
+    same = ledger.find_rows(root, RUN_LOG, (), {"job": job, "made_of": made_of})
+    return next(same, None) is not None
+
+
+def writers_since_last(
+    root: str, job: str, model: ModelVersion, settings: ScoreSettings
+) -> set[str] | None:
+    """Return the runs that changed rows since a run decided all by this model and these settings.
+
+    None where their rows do not tell what has to be decided anew: there was no such run, what it
+    published was changed since, the categories were moved, or rows were deleted.
+    """
+    before = _last_complete(root, job, model, settings)
+    if before is None or versions_of(root, MOVES) != {name: before[name] for name in MOVES}:
+        return None
+    if _writers(root, before, "product_predictions") != set():
+        return None
+    found = [_writers(root, before, name) for name in DECIDED_FROM]
+    return None if None in found else set[str]().union(*filter(None, found))
+
+
+def _writers(root: str, before: Versions, name: str) -> set[str] | None:
+    version = before[name]
+    return None if version is None else ledger.writers_since(root, name, version)
+
+
+def _last_complete(
+    root: str, job: str, model: ModelVersion, settings: ScoreSettings
+) -> Versions | None:
+    """Return the versions that the last run read and left which decided all by these."""
+    columns = ("started_at", "made_of", "table_versions")
+    logged = ledger.find_rows(root, RUN_LOG, columns, {"job": job})
+    for row in sorted(logged, key=lambda row: row["started_at"], reverse=True):
+        known = dict(row["table_versions"] or ())
+        versions = {name: known.get(name) for name in INPUTS + OUTPUTS}
+        if row["made_of"] == fingerprint(model, settings, versions):
+            return versions
+    return None

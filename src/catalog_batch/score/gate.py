@@ -64,7 +64,12 @@ class NightFigures:
         return found
 
 
-def count_night(decisions: DataFrame, published: DataFrame, known: Collection[str]) -> NightFigures:
+def count_night(
+    decisions: DataFrame,
+    published: DataFrame,
+    known: Collection[str],
+    kept: DataFrame | None = None,
+) -> NightFigures:
     """Count what decisions would change.
 
     Args:
@@ -72,16 +77,16 @@ def count_night(decisions: DataFrame, published: DataFrame, known: Collection[st
         published: What is.
         known: Ids of all categories of the taxonomy that the model was trained on; with none of
             them no category is foreign.
+        kept: Those of ``published`` that were as good as made again, and count as such.
     """
     before = published.select("product_id", _category().alias("before"))
+    after = decisions.select("product_id", "decision", _category().alias("after"))
+    paired = after.join(before, "product_id", "left").drop("product_id")
+    if kept is not None:
+        same = kept.select("decision", _category().alias("after"), _category().alias("before"))
+        paired = paired.unionByName(same)
     # As many rows as there are pairs of categories, whatever the number of products.
-    pairs = (
-        decisions.select("product_id", "decision", _category().alias("after"))
-        .join(before, "product_id", "left")
-        .groupBy("before", "after", "decision")
-        .count()
-        .collect()
-    )
+    pairs = paired.groupBy("before", "after", "decision").count().collect()
     mix = Counter[str]()
     totals = Counter[str]()
     for pair in pairs:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +11,7 @@ from pyspark import Accumulator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from catalog_batch import tables
+from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
 from catalog_batch.errors import GateRefusedError, ReconciliationError
 from catalog_batch.modeling.spec import BundleSpec
@@ -19,11 +20,19 @@ from catalog_batch.progress import polled_progress
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
-from catalog_batch.score.fingerprint import INPUTS, OUTPUTS, fingerprint, versions_of
+from catalog_batch.score.fingerprint import (
+    INPUTS,
+    OUTPUTS,
+    fingerprint,
+    versions_of,
+    writers_since_last,
+)
 from catalog_batch.score.gate import Bounds, count_night
 from catalog_batch.score.selection import (
     Scope,
+    changed_products,
     contents_of,
+    count_by_day,
     first_of,
     of_products,
     select_images,
@@ -113,9 +122,12 @@ def score_catalogue(
                     warehouse, model, udf, settings, run, images_version, scope
                 )
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS)
-        with warehouse.stamped(run_id=run.run_id, job=JOB):
+        with (
+            warehouse.stamped(run_id=run.run_id, job=JOB),
+            _changed_products(warehouse, model, settings, scope) as changed,
+        ):
             products_changed = _decide_products(
-                warehouse, model, spec, settings, run, images_version, scope
+                warehouse, model, spec, settings, run, images_version, scope, changed
             )
         decisions = _count_decisions(warehouse, model, scope)
     run.rows_out = products_changed
@@ -125,11 +137,11 @@ def score_catalogue(
         "images_left": left,
         **decisions,
     }
-    run.table_versions = {tables.IMAGES.name: images_version}
+    versions = {**read, **versions_of(warehouse.root, OUTPUTS)}
+    run.table_versions = {name: at for name, at in versions.items() if at is not None}
     run.details = {"model": f"{model.model_name}/{model.version}"}
     if scope.is_everything and not left:
-        led_to = versions_of(warehouse.root, OUTPUTS)
-        run.made_of = fingerprint(model, settings, {**read, **led_to})
+        run.made_of = fingerprint(model, settings, versions)
     run.finish(Status.PUBLISHED if scored or products_changed else Status.NOTHING_TO_DO)
     return ScoreSummary(scored, failed, left, products_changed, decisions)
 
@@ -147,14 +159,19 @@ def _score_images(
     images = warehouse.read(tables.IMAGES, version)
     links = of_products(_listed_links(warehouse), scope.products)
     with cached(select_images(images, links, _predictions(warehouse, model), scope)) as wanted:
-        there = wanted.count()
+        days = count_by_day(wanted)
+        there = sum(days.values())
         run.rows_in = pending = min(there, scope.max_images or there)
         if not pending:
             return 0, 0, there
-        chosen = wanted if pending == there else first_of(wanted, pending)
+        chosen = wanted
+        if pending < there:
+            chosen = first_of(wanted, pending)
+            days = count_by_day(chosen)
         started = time.monotonic()
-        size = warehouse.bytes_per_row(tables.IMAGES)
-        contents = contents_of(images, F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen)
+        size = ledger.bytes_per_row(warehouse.root, tables.IMAGES.name, version)
+        sent = F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen
+        contents = contents_of(images, sent, days)
         if pending * size <= DEALT_BYTES_PER_CORE * task_slots(warehouse.spark):
             contents = _dealt_out(contents, pending, settings.batch_size)
         answered = warehouse.spark.sparkContext.accumulator(0)
@@ -229,6 +246,23 @@ def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
     return int(counted["failed"])
 
 
+@contextmanager
+def _changed_products(
+    warehouse: Warehouse, model: ModelVersion, settings: ScoreSettings, scope: Scope
+) -> Iterator[DataFrame | None]:
+    """Yield the ids of products whose decision may not be as the last run left it; None for all."""
+    writers = None
+    if scope.is_everything:
+        writers = writers_since_last(warehouse.root, JOB, model, settings)
+    if writers is None:
+        yield None
+        return
+    links, products = warehouse.read(tables.PRODUCT_IMAGES), warehouse.read(tables.PRODUCTS)
+    found = changed_products(links, products, _predictions(warehouse, model), writers)
+    with cached(found) as changed:
+        yield changed
+
+
 def _decide_products(
     warehouse: Warehouse,
     model: ModelVersion,
@@ -237,7 +271,9 @@ def _decide_products(
     run: Run,
     images_version: int,
     scope: Scope,
+    changed: DataFrame | None,
 ) -> int:
+    """Publish decisions of all products in scope, or of changed ones; return how many differ."""
     classes = [label.path for label in spec.classes]
     paths = {category_id(node): node for node in inner_nodes(classes)}
     paths |= {label.category_id: label.path for label in spec.classes}
@@ -251,9 +287,16 @@ def _decide_products(
     }
     predictions = _predictions(warehouse, model)
     links = of_products(_listed_links(warehouse), scope.products)
-    products = of_products(
-        warehouse.read(tables.PRODUCTS).transform(transforms.keep_listed), scope.products
-    ).join(unfinished_products(links, predictions), "product_id", "left_anti")
+    listed = warehouse.read(tables.PRODUCTS).transform(transforms.keep_listed)
+    products, kept = of_products(listed, scope.products), None
+    if changed is not None:
+        published = warehouse.read(tables.PRODUCT_PREDICTIONS)
+        kept = published.join(products, "product_id", "left_semi").join(
+            changed, "product_id", "left_anti"
+        )
+        links = links.join(changed, "product_id", "left_semi")
+        products = products.join(changed, "product_id", "left_semi")
+    products = products.join(unfinished_products(links, predictions), "product_id", "left_anti")
     decisions = (
         links.transform(transforms.select_product_scores, predictions, settings.top_k)
         .transform(transforms.with_every_product, products)
@@ -263,21 +306,21 @@ def _decide_products(
         .transform(with_current_category, read_moves(warehouse))
     )
     with warehouse.staged(decisions, f"{run.run_id}-decisions") as staged:
-        _check_decisions(staged)
+        run.measures["products_decided"] = _check_decisions(staged)
         if not scope.shadow:
-            _pass_gate(warehouse, staged, spec, settings, run)
-        changed = warehouse.upsert(staged, _target(scope))
-    if changed:
+            _pass_gate(warehouse, staged, kept, spec, settings, run)
+        differing = warehouse.upsert(staged, _target(scope))
+    if differing:
         _require_own_commit(warehouse, _target(scope), run)
-    return changed
+    return differing
 
 
 def _target(scope: Scope) -> tables.Table:
     return tables.SHADOW_PREDICTIONS if scope.shadow else tables.PRODUCT_PREDICTIONS
 
 
-def _check_decisions(decisions: DataFrame) -> None:
-    """Make sure that each product has just one row."""
+def _check_decisions(decisions: DataFrame) -> int:
+    """Return how many there are, after making sure that each product has just one row."""
     counted = decisions.agg(
         F.count("*").alias("rows"), F.count_distinct("product_id").alias("products")
     ).collect()[0]
@@ -286,11 +329,13 @@ def _check_decisions(decisions: DataFrame) -> None:
             f"{counted['rows']} decisions were made for {counted['products']} products. Nothing "
             "was published. Run again; if it repeats, report it as a bug."
         )
+    return int(counted["rows"])
 
 
 def _pass_gate(
     warehouse: Warehouse,
     decisions: DataFrame,
+    kept: DataFrame | None,
     spec: BundleSpec,
     settings: ScoreSettings,
     run: Run,
@@ -302,6 +347,7 @@ def _pass_gate(
         decisions,
         warehouse.read(tables.PRODUCT_PREDICTIONS),
         [row["category_id"] for row in known.select("category_id").distinct().collect()],
+        kept,
     )
     run.measures["drift"] = round(figures.drift, 4)
     problems = figures.refusals(Bounds.of(settings))
@@ -314,11 +360,11 @@ def _pass_gate(
         else "Look at the model and at last night's images, or raise the bound with --set if this "
         "is meant."
     )
-    kept = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
+    refused = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
     raise GateRefusedError(
         f"{'; '.join(problems)}. No decision was published, the old ones are served. Those refused "
         f"are kept: catalog-batch sql 'SELECT decision, category_path, count(*) FROM "
-        f"parquet.`{kept}` GROUP BY 1, 2'. {remedy}"
+        f"parquet.`{refused}` GROUP BY 1, 2'. {remedy}"
     )
 
 

@@ -1,6 +1,6 @@
 """Which images a run scores, and which products it may decide."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
@@ -124,7 +124,13 @@ def first_of(wanted: DataFrame, most: int) -> DataFrame:
     return wanted.orderBy("place", "image_id").limit(most)
 
 
-def contents_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
+def count_by_day(wanted: DataFrame) -> dict[int, int]:
+    """Count images by the day on which they came, in days since 1970; of ``select_images``."""
+    day = F.floor(F.unix_micros("ingested_at") / DAY)
+    return {row[0]: row[1] for row in wanted.groupBy(day.alias("day")).count().collect()}
+
+
+def contents_of(images: DataFrame, wanted: DataFrame, days: Collection[int]) -> DataFrame:
     """Return the id and content of wanted images.
 
     A night's images are in the newest files: of files without an image of the days on which those
@@ -133,11 +139,10 @@ def contents_of(images: DataFrame, wanted: DataFrame) -> DataFrame:
     Args:
         images: The table.
         wanted: What ``select_images`` gave, or a part of it; one image at the least.
+        days: On which these came.
     """
-    day = F.floor(F.unix_micros("ingested_at") / DAY)
-    days = sorted(row[0] for row in wanted.select(day.alias("day")).distinct().collect())
     return (
-        images.where(_stored_on(days))
+        images.where(_stored_on(sorted(days)))
         .select("image_id", "content")
         .join(wanted.select("image_id"), "image_id", "left_semi")
     )
@@ -155,6 +160,27 @@ def _stored_on(days: Sequence[int]) -> Column:
         for first, end in spans
     ]
     return reduce(Column.__or__, is_stored)
+
+
+def changed_products(
+    links: DataFrame, products: DataFrame, predictions: DataFrame, writers: Collection[str]
+) -> DataFrame:
+    """Return the ids of products to which some runs did anything, or to an image they show.
+
+    Args:
+        links: All, delisted ones too.
+        products: All.
+        predictions: The model's.
+        writers: Runs, as rows are stamped with them.
+    """
+    is_theirs = F.col("run_id").isin([*writers])
+    answered = predictions.where(is_theirs).select("image_id")
+    found = (
+        links.where(is_theirs),
+        links.join(answered, "image_id", "left_semi"),
+        products.where(is_theirs),
+    )
+    return reduce(DataFrame.union, [rows.select("product_id") for rows in found]).distinct()
 
 
 def unfinished_products(links: DataFrame, scored: DataFrame) -> DataFrame:

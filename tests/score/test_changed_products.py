@@ -1,0 +1,129 @@
+"""A night decides what changed since the last one, and leaves the rows of one that decides all."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from tests.score.shop import NOW, SETTINGS, Shop, open_shop
+
+from catalog_batch import tables
+from catalog_batch.runs import Run
+from catalog_batch.score.fingerprint import writers_since_last
+
+# Decides nothing: no run of before had it, so that one with it decides all.
+DECIDES_ALL = SETTINGS.model_copy(update={"min_gate_products": 1_000})
+
+
+@pytest.fixture
+def shop(
+    spark: SparkSession,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> Shop:
+    """Return a shop of which all was decided; p4 has no image."""
+    shop = open_shop(spark, tmp_path, make_run)
+    photos = [make_jpeg(number) for number in range(3)]
+    shop.add_images(*photos)
+    shop.add_links(*zip(("p1", "p2", "p3"), photos, strict=True))
+    assert shop.score_and_log().measures["products_decided"] == 4
+    return shop
+
+
+@contextmanager
+def ingest(shop: Shop, run_id: str) -> Iterator[None]:
+    with shop.warehouse.stamped(run_id=run_id, job="ingest"):
+        yield
+
+
+def restamped(shop: Shop, product_id: str, run_id: str) -> None:
+    """Delist a product, as a full manifest does that lacks it."""
+    row = shop.warehouse.read(tables.PRODUCTS).where(F.col("product_id") == product_id)
+    gone = row.withColumn("delisted_at", F.lit(NOW)).withColumn("run_id", F.lit(run_id))
+    shop.warehouse.upsert(gone.localCheckpoint(), tables.PRODUCTS)
+
+
+def test_a_night_decides_what_anything_happened_to_as_one_that_decides_all(
+    shop: Shop, make_jpeg: Callable[..., bytes]
+) -> None:
+    before = shop.rows(tables.PRODUCT_PREDICTIONS, "product_id")
+    with ingest(shop, "night-1"):
+        photo = make_jpeg(7)
+        shop.add_images(photo)
+        shop.add_links(("p1", photo), run_id="night-1")
+        shop.add_products("p5", run_id="night-1")
+        restamped(shop, "p3", "night-1")
+
+    night = shop.score()
+
+    assert night.run.measures["products_decided"] == 2  # p1 and p5: p3 keeps what it had
+    assert night.summary.products_changed == 2
+    assert night.products["p1"]["image_count"] == 2
+    assert night.products["p5"]["reason"] == "no_usable_image"
+    assert {p: night.products[p] for p in ("p2", "p3", "p4")} == {
+        p: before[p] for p in ("p2", "p3", "p4")
+    }
+    whole = shop.score(DECIDES_ALL)
+    assert whole.run.measures["products_decided"] == 4
+    assert whole.summary.products_changed == 0
+    # The shares of the gate are of all products in either.
+    assert night.summary.decisions == whole.summary.decisions
+    assert night.run.measures["drift"] == 0.0
+
+
+def test_an_image_that_a_killed_run_had_scored_decides_its_product(
+    shop: Shop, make_jpeg: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = make_jpeg(8)
+    with ingest(shop, "night-1"):
+        shop.add_images(photo)
+        shop.add_links(("p4", photo), run_id="night-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("catalog_batch.score.pipeline._decide_products", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shop.score()
+    night = shop.score()
+    assert night.summary.images_scored == 0
+    assert night.run.measures["products_decided"] == 1
+    assert night.products["p4"]["image_count"] == 1
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_all_is_decided_where_the_log_does_not_tell_what_changed(shop: Shop) -> None:
+    def writers(**changes: object) -> set[str] | None:
+        settings = SETTINGS.model_copy(update=changes)
+        return writers_since_last(shop.warehouse.root, "score", shop.model, settings)
+
+    assert writers() == set()
+    assert writers(min_confidence=0.9) is None
+    other = shop.register(seed=5)
+    assert writers_since_last(shop.warehouse.root, "score", other, SETTINGS) is None
+
+    DeltaTable.forPath(
+        shop.warehouse.spark, shop.warehouse.path(tables.PRODUCT_PREDICTIONS)
+    ).optimize().executeCompaction()
+    with ingest(shop, "night-1"):
+        shop.add_products("p6", run_id="night-1")
+    assert writers() == {"night-1"}
+
+    shop.warehouse.create(tables.TAXONOMY_CHANGES)
+    assert writers() is None
+
+
+def test_all_is_decided_after_somebody_changed_what_is_published(shop: Shop) -> None:
+    published = shop.warehouse.read(tables.PRODUCT_PREDICTIONS).where("product_id = 'p1'")
+    with ingest(shop, "migration"):
+        shop.warehouse.upsert(
+            published.withColumn("category_path", F.lit("Elsewhere")).localCheckpoint(),
+            tables.PRODUCT_PREDICTIONS,
+        )
+    night = shop.score()
+    assert night.run.measures["products_decided"] == 4
+    assert night.products["p1"]["category_path"] != "Elsewhere"
