@@ -486,6 +486,7 @@ def score(
     """
 
     def work(settings: Settings, run: Run) -> None:
+        from catalog_batch import ledger
         from catalog_batch.score import DAEMON
         from catalog_batch.score.selection import Scope, read_product_ids, require_shadow
         from catalog_batch.spark import begin_session
@@ -495,6 +496,7 @@ def score(
         scope = Scope(max_images, start, named, rescore, shadow)
         require_shadow(settings.score.model, scope)
 
+        ledger.require(settings.warehouse, "images")
         # A model that is refused does not wait for Spark, which takes its time to start.
         session = begin_session(settings.spark, "catalog-batch score", DAEMON)
         from catalog_batch.modeling.spec import check_bundle, refuse_embeddings

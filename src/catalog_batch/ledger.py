@@ -1,4 +1,6 @@
-"""Small tables written without a JVM: ``run_log``, ``models`` and what evaluation found.
+"""Tables without a JVM: what their logs tell, and small ones that are written.
+
+Those are ``run_log``, ``models`` and what evaluation found.
 
 Training has no Spark session, and one row does not deserve one. The tables themselves are created
 by the first Spark job from the same DDL as all others.
@@ -26,6 +28,19 @@ def exists(root: str, table: str) -> bool:
     return DeltaTable.is_deltatable(f"{root}/{table}")
 
 
+def require(root: str, table: str) -> None:
+    """Refuse a warehouse without a table.
+
+    Raises:
+        MissingTableError: Naming both.
+    """
+    if not exists(root, table):
+        raise MissingTableError(
+            f"Table {table!r} is not in the warehouse {root!r}. "
+            "Run ingest first, or check --warehouse."
+        )
+
+
 def table_version(root: str, table: str) -> int | None:
     """Return the newest version of a table, None when it has not been created."""
     return DeltaTable(f"{root}/{table}").version() if exists(root, table) else None
@@ -36,6 +51,9 @@ def bytes_per_row(root: str, table: str, version: int | None = None) -> int:
     files = pa.table(DeltaTable(f"{root}/{table}", version).get_add_actions(flatten=True))
     rows, size = pc.sum(files["num_records"]).as_py(), pc.sum(files["size_bytes"]).as_py()
     return int(size or 0) // max(rows or 0, 1)
+
+
+_KEEPS_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMNS"}
 
 
 def writers_since(root: str, table: str, version: int) -> set[str] | None:
@@ -57,9 +75,6 @@ def writers_since(root: str, table: str, version: int) -> set[str] | None:
                 return None
             writers.add(writer)
     return writers
-
-
-_KEEPS_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMNS"}
 
 
 def _only_adds_or_changes(commit: Mapping[str, Any]) -> bool:
@@ -137,11 +152,7 @@ def replace_rows(
 
 @contextmanager
 def _locked_table(root: str, table: str) -> Iterator[DeltaTable]:
-    if not exists(root, table):
-        raise MissingTableError(
-            f"Table {table!r} is not in the warehouse {root!r}. "
-            "Run ingest first, or check --warehouse."
-        )
+    require(root, table)
     with held_lock(lock_folder(root) / f"table-{table}.lock", wait=True):
         yield DeltaTable(f"{root}/{table}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyspark import SparkContext, inheritable_thread_target
+from pyspark.logger import PySparkLogger
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -103,6 +104,8 @@ def build_session(settings: SparkSettings, app_name: str, python_daemon: str = "
     with _own_interrupt_handler():
         session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
+    # Of a query that is wrong: whoever asked it tells it, without the JVM's trace.
+    PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.arrow_batch_rows)
     if not is_submitted:
         session.conf.set("spark.sql.shuffle.partitions", settings.shuffle_partitions)

@@ -128,6 +128,13 @@ def test_a_night_that_the_gate_refuses_exits_30_and_publishes_nothing(
     assert (run["status"], run["exit_code"]) == ("refused", 30)
 
 
+def test_a_warehouse_that_is_not_there_is_named(tmp_path: Path) -> None:
+    refused = run_command(["catalog-batch", "score", "--warehouse", tmp_path / "mistyped"])
+    assert refused.exit_code == 20, refused.errors
+    assert f"{tmp_path}/mistyped" in refused.errors
+    assert "check --warehouse" in refused.errors
+
+
 def test_a_dry_run_tells_which_rejected_images_would_be_tried_again(line: Line) -> None:
     ingest = ("ingest", str(line.manifest), "--images", str(line.images), "--dry-run")
     planned = line.run(*ingest, "--retry-rejected")

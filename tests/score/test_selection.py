@@ -15,6 +15,7 @@ from tests.score.shop import NOW, UNDECODABLE, Shop, State, open_shop
 from catalog_batch import tables
 from catalog_batch.errors import BadInputError
 from catalog_batch.runs import Run, Status
+from catalog_batch.score.pipeline import _tell_unknown
 from catalog_batch.score.selection import (
     Scope,
     contents_of,
@@ -131,6 +132,16 @@ def test_images_that_are_older_are_left_alone(
     of_run = {key for key, row in state.images.items() if row["run_id"] == state.run.run_id}
     assert of_run == {name(photos[2])}
     assert state.products["p1"]["model_version"] == 2
+
+
+def test_named_products_that_nobody_knows_are_told_of(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    _tell_unknown(shop.warehouse, Scope())
+    _tell_unknown(shop.warehouse, Scope(products=("p1", "p2")))
+    assert not caplog.records
+    _tell_unknown(shop.warehouse, Scope(products=("p1", "nobody", "none")))
+    assert "2 of the named products are not known: 'nobody', 'none'" in caplog.text
 
 
 @pytest.fixture(scope="module")

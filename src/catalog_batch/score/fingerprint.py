@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib import metadata
 
 from catalog_batch import ledger
 from catalog_batch.config import ScoreSettings
@@ -11,7 +12,6 @@ from catalog_batch.runs import RUN_LOG
 
 INPUTS = ("images", "product_images", "products", "taxonomy_changes")
 OUTPUTS = ("image_predictions", "product_predictions")
-MOVES = ("taxonomy_changes",)
 DECIDED_FROM = ("product_images", "products", "image_predictions")
 """What a product's decision is made of; each row is stamped with the run that wrote it last."""
 
@@ -33,6 +33,8 @@ def fingerprint(model: ModelVersion, settings: ScoreSettings, versions: Versions
     """
     parts = {
         "model": [model.model_name, model.version, model.digest],
+        # Another release may decide otherwise.
+        "release": metadata.version("catalog-batch"),
         "settings": settings.model_dump(mode="json", exclude={"model"}),
         "versions": dict(versions),
     }
@@ -55,7 +57,8 @@ def writers_since_last(
     published was changed since, the categories were moved, or rows were deleted.
     """
     before = _last_complete(root, job, model, settings)
-    if before is None or versions_of(root, MOVES) != {name: before[name] for name in MOVES}:
+    tree = "taxonomy_changes"
+    if before is None or before[tree] != ledger.table_version(root, tree):
         return None
     if _writers(root, before, "product_predictions") != set():
         return None

@@ -1,5 +1,6 @@
 """Score: images without a prediction by this model get one, then products get their decision."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +61,10 @@ TASKS_PER_CORE = 4
 MAX_SENT_IDS = 1_000_000
 """Ids of wanted images that every executor is sent; more of them are joined by a shuffle."""
 
+UNKNOWN_SHOWN = 10
 EVERYTHING = Scope()
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def score_catalogue(
     images_version = read[tables.IMAGES.name]
     if images_version is None:
         images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
+    _tell_unknown(warehouse, scope)
     # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
         udf = partial(
@@ -313,6 +318,17 @@ def _decide_products(
     if differing:
         _require_own_commit(warehouse, _target(scope), run)
     return differing
+
+
+def _tell_unknown(warehouse: Warehouse, scope: Scope) -> None:
+    """Warn of named products that no manifest has named: a wrong id would be passed over."""
+    if scope.products is None:
+        return
+    named = of_products(warehouse.read(tables.PRODUCTS), scope.products).select("product_id")
+    known = {row["product_id"] for row in named.collect()}
+    if unknown := [each for each in scope.products if each not in known]:
+        shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
+        logger.warning("%d of the named products are not known: %s", len(unknown), shown)
 
 
 def _target(scope: Scope) -> tables.Table:
