@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from tests.commands import run_command
 from tests.compress.shop import pictures, spec_of_trained, trained_network
 
 from catalog_batch.compress.graphs import export_graph, quantise_graph
@@ -128,6 +130,18 @@ def test_a_graph_is_refused_on_a_gpu_and_where_embeddings_are_kept(
         Predictor(bundle, device="cuda:0")
     with pytest.raises(ModelRefusedError, match="gives no embeddings"):
         Predictor(bundle, keep_embeddings=True)
+
+
+def test_a_worker_opens_a_graph_without_torchvision_which_takes_seconds(
+    folders: dict[str, Path],
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from catalog_batch.score import worker;"
+        "worker.Predictor(worker.load_bundle(Path(sys.argv[1])));"
+        "print('torch' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    finished = run_command([sys.executable, "-c", code, folders["onnx-fp32"]])
+    assert finished.output == "True False\n", finished.errors
 
 
 def test_training_does_not_go_on_from_a_variant(folders: dict[str, Path]) -> None:

@@ -35,7 +35,6 @@ from catalog_batch.modeling.manifest import (
     verify_bundle,
     write_manifest,
 )
-from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.runtimes import logits_of, open_graph, torch_network
 from catalog_batch.modeling.spec import BundleSpec, ClassLabel, check_bundle, read_spec
 from catalog_batch.modeling.variants import VARIANTS
@@ -168,6 +167,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _network_with(tensors: Mapping[str, Tensor], spec: BundleSpec, folder: Path) -> nn.Module:
     """Build the network that ``spec`` describes, on the CPU, with these weights."""
+    # Here, for torchvision brings PyTorch's compiler along: two seconds that graphs do without.
+    from catalog_batch.modeling.networks import build_network
+
     try:
         network = build_network(
             spec.architecture,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.preprocessing import ImageDecodeError
-from catalog_batch.modeling.probe import Probe
 from catalog_batch.modeling.runtimes import logits_of
 from catalog_batch.modeling.spec import refuse_embeddings
 from catalog_batch.modeling.variants import VARIANTS
@@ -120,6 +119,8 @@ class Predictor:
         self._given_to_head: list[Tensor] | None = None
         if keep_embeddings:
             refuse_embeddings(bundle.spec)
+            from catalog_batch.modeling.probe import Probe  # slow: it imports torchvision
+
             self._given_to_head = given = []
             Probe(self._network)[0].register_forward_pre_hook(
                 lambda _, inputs: given.append(inputs[0])

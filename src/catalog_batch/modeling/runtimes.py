@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import optimization
 
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.variants import AS_TRAINED, Variant, require_engine
@@ -63,6 +62,8 @@ def torch_network(network: nn.Module, variant: Variant) -> nn.Module:
         variant: One whose engine is ``torch``.
     """
     if variant.name != AS_TRAINED:
+        from torch.fx.experimental import optimization  # slow to import, as PyTorch's compiler is
+
         # Copies it; what cannot be traced raises errors of many kinds.
         network = optimization.fuse(network)
     if variant.precision == "bf16":
