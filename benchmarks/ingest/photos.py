@@ -4,6 +4,8 @@
 
 Sixty photos come from the project's own generator. Each file then blends two of them, cropped,
 turned, lit and with sensor noise of its own: no two files have the same bytes, and few look alike.
+Those of the kind ``shown`` are each a photo of the generator, of the category that the manifest
+says, which a model can learn.
 A stopped run goes on where it was; a larger count keeps the files of a smaller one.
 """
 
@@ -38,6 +40,8 @@ class PhotoKind:
     side: int
     suffix: str = "jpg"
     noise: float = 3.0
+    shows_category: bool = False
+    """Whether each is one photo of the generator, and not a blend of two."""
 
     def file_name(self, index: int) -> str:
         return f"{index // FILES_PER_FOLDER:04d}/{index:06d}.{self.suffix}"
@@ -46,7 +50,8 @@ class PhotoKind:
 BIG = PhotoKind("big", 1600, noise=6.0)
 SMALL = PhotoKind("small", 348, noise=5.0)
 TWENTY_MB = PhotoKind("twenty_mb", 2600, suffix="tif")
-KINDS = {kind.name: kind for kind in (BIG, SMALL, TWENTY_MB)}
+SHOWN = PhotoKind("shown", 348, noise=5.0, shows_category=True)
+KINDS = {kind.name: kind for kind in (BIG, SMALL, TWENTY_MB, SHOWN)}
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,28 @@ def replace_photo(path: Path, kind: PhotoKind, index: int) -> None:
 def encode_photo(kind: PhotoKind, index: int, revision: int = 0) -> bytes:
     """Return a photo as a file: a JPEG of quality 90, or an uncompressed TIFF."""
     rng = np.random.default_rng([kind.side, index, revision])
-    views = [_view(base, kind.side, rng) for base in _two_bases(rng)]
-    blended = Image.blend(*views, float(rng.uniform(0.3, 0.7)))
-    brightness = float(rng.uniform(0.75, 1.2))
-    lit = blended.point([min(255, int(level * brightness)) for level in range(256)] * 3)
-    photo = ImageChops.add(lit, _noise_window(kind, rng), 1, -128)
+    subject = _shown(kind, index, rng) if kind.shows_category else _blended(kind, rng)
+    photo = ImageChops.add(subject, _noise_window(kind, rng), 1, -128)
     encoded = io.BytesIO()
     photo.save(encoded, "JPEG" if kind.suffix == "jpg" else "TIFF", quality=90)
     return encoded.getvalue()
+
+
+def _shown(kind: PhotoKind, index: int, rng: np.random.Generator) -> Image.Image:
+    taken = take_photo(choose_look(category_of(index), rng), rng).image
+    return taken.resize((kind.side, kind.side), Image.Resampling.BICUBIC)
+
+
+def _blended(kind: PhotoKind, rng: np.random.Generator) -> Image.Image:
+    views = [_view(base, kind.side, rng) for base in _two_bases(rng)]
+    blended = Image.blend(*views, float(rng.uniform(0.3, 0.7)))
+    brightness = float(rng.uniform(0.75, 1.2))
+    return blended.point([min(255, int(level * brightness)) for level in range(256)] * 3)
+
+
+def category_of(index: int) -> str:
+    """Return the category that the manifest gives a photo."""
+    return CATEGORIES[index % len(CATEGORIES)]
 
 
 def _draw_folder(kind: PhotoKind, pool: Path, number: int) -> None:
@@ -141,7 +160,7 @@ def _write_manifest(names: list[str], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["product_id", "image_uri", "category", "title"])
         for index, name in enumerate(names):
-            category = CATEGORIES[index % len(CATEGORIES)]
+            category = category_of(index)
             writer.writerow([f"P{index:06d}", name, category, f"{category} no. {index}"])
     temporary.rename(path)
 
@@ -152,7 +171,7 @@ def _bases() -> list[Image.Image]:
     photos = []
     for number in range(BASES):
         rng = np.random.default_rng([7, number])
-        photos.append(take_photo(choose_look(CATEGORIES[number % len(CATEGORIES)], rng), rng).image)
+        photos.append(take_photo(choose_look(category_of(number), rng), rng).image)
     return photos
 
 

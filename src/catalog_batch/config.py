@@ -396,7 +396,7 @@ class ScoreSettings(_Section):
     the model may be broken, or the images."""
 
     min_gate_products: int = Field(default=100, ge=1)
-    """Products below which neither share is looked at."""
+    """Products below which neither share refuses a night: the log warns of what would have been."""
 
 
 VariantName = Literal[
@@ -405,10 +405,12 @@ VariantName = Literal[
     "onnx-fp32",
     "onnx-int8",
     "onnx-pruned",
+    "onnx-pruned-int8",
     "openvino-fp32",
     "openvino-bf16",
     "openvino-int8",
     "openvino-pruned",
+    "openvino-pruned-int8",
 ]
 
 
@@ -424,8 +426,9 @@ class OptimiseSettings(_Section):
         "openvino-bf16",
         "openvino-int8",
     )
-    """What is tried; the model as it was trained is always measured beside them. ``onnx-pruned``
-    and ``openvino-pruned`` are trained first, which takes as long as ``pruning_steps`` do."""
+    """What is tried; the model as it was trained is always measured beside them. The pruned ones,
+    ``onnx-pruned``, ``onnx-pruned-int8``, ``openvino-pruned`` and ``openvino-pruned-int8``, are
+    trained first, which takes as long as ``pruning_steps`` do."""
 
     threads: int = Field(default=1, ge=1)
     """Threads of each while it is measured: as many as a task of scoring has cores

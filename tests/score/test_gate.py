@@ -79,3 +79,13 @@ def test_what_breaks_a_bound_is_said_with_both_figures(
 ) -> None:
     found = night.refusals(BOUNDS)
     assert [part in text for part, text in zip(refused, found, strict=True)] == [True] * len(found)
+
+
+def test_what_too_few_products_are_beyond_is_overlooked_and_said() -> None:
+    assert figures(products=9, abstained=9, compared=9, drift=0.9).overlooked(BOUNDS) == [
+        "9 of 9 products (100.0%) would be withheld, above score.max_abstained_share = 50.0%",
+        "the mix of categories over 9 products would move by 90.0%, above score.max_drift = 20.0%",
+    ]
+    assert figures().overlooked(BOUNDS) == []
+    assert figures(abstained=51).overlooked(BOUNDS) == []
+    assert figures(products=0, compared=0).overlooked(BOUNDS) == []

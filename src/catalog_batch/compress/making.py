@@ -75,31 +75,25 @@ class _Workshop:
         self._trained = trained
         self._calibration = calibration
         self._prune = prune
-        self._graphs = {name: place / f"{name}.onnx" for name in ("fp32", "int8", "pruned")}
+        self._place = place
 
     def model(self, variant: Variant) -> nn.Module | Path:
         if variant.engine == "torch":
             return self._trained.network
-        if "pruned" in variant.name:
-            return self._pruned()
-        return self._quantised() if variant.precision == "int8" else self._exported()
+        exported = self._exported(variant.is_pruned)
+        return self._quantised(exported) if variant.precision == "int8" else exported
 
-    def _exported(self) -> Path:
-        path = self._graphs["fp32"]
+    def _exported(self, is_pruned: bool) -> Path:
+        path = self._place / ("pruned.onnx" if is_pruned else "whole.onnx")
         if not path.exists():
-            export_graph(self._trained.network, self._trained.spec.preprocessing, path)
+            network = self._prune(self._trained) if is_pruned else self._trained.network
+            export_graph(network, self._trained.spec.preprocessing, path)
         return path
 
-    def _pruned(self) -> Path:
-        path = self._graphs["pruned"]
+    def _quantised(self, exported: Path) -> Path:
+        path = exported.with_stem(f"{exported.stem}-int8")
         if not path.exists():
-            export_graph(self._prune(self._trained), self._trained.spec.preprocessing, path)
-        return path
-
-    def _quantised(self) -> Path:
-        path = self._graphs["int8"]
-        if not path.exists():
-            quantise_graph(self._exported(), self._calibration, path)
+            quantise_graph(exported, self._calibration, path)
         return path
 
 

@@ -23,6 +23,9 @@ class Variant:
     tolerance: float
     """Largest difference from a golden logit, as a share of the largest golden logit."""
 
+    is_pruned: bool = False
+    """Whether channels were taken out."""
+
     @property
     def weights_file(self) -> str:
         """Name of the bundle's file that holds the weights."""
@@ -45,15 +48,17 @@ VARIANTS = {
         Variant("torch-bf16", "torch", "bf16", _ROUNDED),
         Variant("onnx-fp32", "onnxruntime", "fp32", _EXACT),
         Variant("onnx-int8", "onnxruntime", "int8", _ROUNDED),
-        Variant("onnx-pruned", "onnxruntime", "fp32", _EXACT),
+        Variant("onnx-pruned", "onnxruntime", "fp32", _EXACT, is_pruned=True),
+        Variant("onnx-pruned-int8", "onnxruntime", "int8", _ROUNDED, is_pruned=True),
         Variant("openvino-fp32", "openvino", "fp32", _EXACT),
-        Variant("openvino-pruned", "openvino", "fp32", _EXACT),
+        Variant("openvino-pruned", "openvino", "fp32", _EXACT, is_pruned=True),
+        Variant("openvino-pruned-int8", "openvino", "int8", _ROUNDED, is_pruned=True),
         Variant("openvino-bf16", "openvino", "bf16", _ROUNDED),
         Variant("openvino-int8", "openvino", "int8", _ROUNDED),
     )
 }
 """By name. ``torch-folded`` has its batch norms folded into the convolutions before them, which the
-other libraries do on their own. Those that are ``pruned`` have fewer channels."""
+other libraries do on their own."""
 
 
 def require_engine(variant: Variant) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -62,6 +62,12 @@ class NightFigures:
                 f"{self.drift:.1%}, above score.max_drift = {bounds.max_drift:.1%}"
             )
         return found
+
+    def overlooked(self, bounds: Bounds) -> list[str]:
+        """Return what is beyond a bound, of too few products to be refused."""
+        held_to = self.refusals(bounds)
+        strict = self.refusals(replace(bounds, min_products=0))
+        return [problem for problem in strict if problem not in held_to]
 
 
 def count_night(

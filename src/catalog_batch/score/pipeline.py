@@ -366,8 +366,15 @@ def _pass_gate(
         kept,
     )
     run.measures["drift"] = round(figures.drift, 4)
-    problems = figures.refusals(Bounds.of(settings))
+    bounds = Bounds.of(settings)
+    problems = figures.refusals(bounds)
     if not problems:
+        for problem in figures.overlooked(bounds):
+            logger.warning(
+                "%s; not refused, for these are fewer products than score.min_gate_products = %d",
+                problem,
+                bounds.min_products,
+            )
         return
     remedy = (
         "Score with a model that was trained on this warehouse's categories, or go back to one: "
