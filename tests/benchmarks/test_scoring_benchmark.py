@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from benchmarks.measure import Finished
-from benchmarks.scoring import bare_loop, compare, spark_usual
+from benchmarks.scoring import bare_loop, compare, growth, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
 from benchmarks.scoring.compare import BARE, Question, ScoringRuns, Size
 from deltalake import write_deltalake
@@ -146,7 +146,7 @@ def test_goals_say_what_is_short(question: Question, found: dict[str, ScoringRun
         "usual": "GOAL scoring_first_image_seconds 9.00 15.00 ok",
     }
     assert expected[question.name] in lines
-    page = compare.page_of(question, found, "fastest is onnx-int8")
+    page = compare.page_of(question, found, "int8: onnx-int8")
     assert page.count("\n| ") == len(question.lanes) + 2
     assert "catalog-batch" in page.rpartition("first image after 9.0 s")[0]
     assert "CPU ms an image more: driver 25.00." in page
@@ -163,6 +163,20 @@ def test_engines_are_compared_with_one_model_and_the_usual_ways_with_the_shipped
     }
     assert models == {
         "fp32": {"as_trained"},
-        "int8": {"fastest"},
+        "int8": {"in_int8"},
         "usual": {"as_trained", "shipped"},
     }
+
+
+def test_growth_is_what_an_image_takes_more_in_a_later_step_than_in_an_earlier_one() -> None:
+    assert growth.growth([1.2, 0.6, 0.63]) == pytest.approx(1.05)
+    assert growth.growth([1.0, 0.8, 1.1]) == pytest.approx(1.375)
+    assert growth.growth([1.2, 0.6]) == pytest.approx(0.5)
+
+
+def test_the_time_of_a_catalogue_scored_several_times_is_the_median() -> None:
+    found = {
+        1_000: growth.Nights((finished(30.0), finished(90.0), finished(31.0)), finished(1.0)),
+        11_000: growth.Nights((finished(41.0),), finished(1.0)),
+    }
+    assert growth.steady_ms(found) == [pytest.approx(1.0)]

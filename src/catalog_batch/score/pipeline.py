@@ -55,7 +55,7 @@ DEALT_BYTES_PER_CORE = 2**30
 """Images up to this size are dealt out evenly, over the executors' disks. More of them lie in files
 enough: one holds 128 MB."""
 
-TASKS_PER_CORE = 4
+TASKS_PER_CORE = 8
 """Of those that are dealt out: progress is told by tasks, and a faster core takes one more."""
 
 MAX_SENT_IDS = 1_000_000
