@@ -107,7 +107,8 @@ BARE = Lane("bare loop", _TWO, "benchmarks.scoring.bare_loop", "shipped")
 RAY = Lane("Ray Data", "2 actors x 1 thread", "benchmarks.scoring.ray_data", "shipped")
 DAFT = Lane("Daft", _TWO, "benchmarks.scoring.daft_frames", "shipped")
 OURS = Lane("catalog-batch", "local[*], 1 thread a worker")
-SHIPPED = replace(OURS, name="catalog-batch, as shipped", model="shipped")
+# More images than the slower lanes score: those of a part would take it less than chance does.
+SHIPPED = replace(OURS, name="catalog-batch, as shipped", model="shipped", share=2.5)
 PUBLISHED = Lane("bare loop, as published", _TWO, "benchmarks.scoring.bare_loop", "published")
 ITERATOR = Lane(
     "Spark, iterator UDF, as published",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.compress.shop import pictures, spec_of_trained, trained_network
 
-from catalog_batch.compress.graphs import quantise_graph
+from catalog_batch.compress.graphs import export_graph, quantise_graph
 from catalog_batch.modeling.runtimes import logits_of, open_graph
 from catalog_batch.modeling.variants import VARIANTS
 
@@ -54,6 +54,33 @@ def test_a_quantised_graph_is_near_but_not_the_same(quantised: Path, name: str) 
     assert 1e-4 < off < 0.25
     # Logits themselves are not rounded: more of them differ than int8 has steps.
     assert len(found.unique()) > 0.9 * found.numel()
+
+
+class _Deep(torch.nn.Module):
+    """Three layers with weights; the middle one sees a token a picture, as those of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, stride=2)
+        self.token = torch.nn.Parameter(torch.ones(1, 4))
+        self.middle = torch.nn.Linear(8 + 4, 16)
+        self.last = torch.nn.Linear(16, 5)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        pooled = self.first(batch).relu().mean((2, 3))
+        tokens = self.token.expand(batch.shape[0], 4)
+        logits: torch.Tensor = self.last(self.middle(torch.cat([pooled, tokens], 1)).relu())
+        return logits
+
+
+def test_only_the_first_and_the_last_layer_stay_in_fp32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export_graph(_Deep().eval(), PREPROCESSING, tmp_path / "fp32.onnx")
+    assert "Shape" in kinds_of(tmp_path / "fp32.onnx")
+    quantise_graph(tmp_path / "fp32.onnx", pictures(16), tmp_path / "int8.onnx")
+    stored = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    in_int8 = [tensor.dims for tensor in stored if tensor.data_type == onnx.TensorProto.INT8]
+    assert [sorted(dims) for dims in in_int8 if len(dims) > 1] == [[12, 16]]
 
 
 def test_weights_are_in_int8_with_a_scale_for_each_channel_and_keep_to_seven_bits(

@@ -102,7 +102,8 @@ def _seers_of_pixels(graph: Path) -> list[str]:
     for node in onnx.load(graph).graph.node:
         if reached & set(node.input):
             found.append(node.name)
-            if node.op_type not in WITH_WEIGHTS:
+            # How many pictures there are is asked by layers anywhere: it is no way to them.
+            if node.op_type not in (*WITH_WEIGHTS, "Shape"):
                 reached |= set(node.output)
     return found
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from torch import nn
@@ -74,7 +75,7 @@ class _Workshop:
     ) -> None:
         self._trained = trained
         self._calibration = calibration
-        self._prune = prune
+        self._pruned = cache(lambda: prune(trained))  # trained once, also when no export succeeds
         self._place = place
 
     def model(self, variant: Variant) -> nn.Module | Path:
@@ -86,7 +87,7 @@ class _Workshop:
     def _exported(self, is_pruned: bool) -> Path:
         path = self._place / ("pruned.onnx" if is_pruned else "whole.onnx")
         if not path.exists():
-            network = self._prune(self._trained) if is_pruned else self._trained.network
+            network = self._pruned() if is_pruned else self._trained.network
             export_graph(network, self._trained.spec.preprocessing, path)
         return path
 
