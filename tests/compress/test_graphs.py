@@ -57,7 +57,7 @@ def test_a_quantised_graph_is_near_but_not_the_same(quantised: Path, name: str) 
 
 
 class _Deep(torch.nn.Module):
-    """Three layers with weights; the middle one sees a token a picture, as those of transformers."""
+    """Three layers with weights; the middle one sees a token a picture, as in transformers."""
 
     def __init__(self) -> None:
         super().__init__()
