@@ -52,6 +52,10 @@ _LOCAL = {
     "spark.ui.showConsoleProgress": "false",
     # The default runs 50 tasks for each look at a table's log.
     "spark.databricks.delta.snapshotPartitions": "2",
+    # Planning again while a query runs, and describing each plan for pages that are off, took a
+    # twelfth of the JVM's time in a small night.
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.ui.explainMode": "simple",
 }
 
 
@@ -263,7 +267,6 @@ def spark_progress(
 
 
 def _own_session(settings: SparkSettings) -> dict[str, str]:
-    jars = delta_jars()
     log_settings = (resource_folder("conf") / "spark" / "log4j2.properties").as_uri()
     own_options = f"-Dlog4j2.configurationFile={log_settings} {archive_options()}"
     return {
@@ -277,9 +280,20 @@ def _own_session(settings: SparkSettings) -> dict[str, str]:
         "spark.sql.codegen.factoryMode": "FALLBACK" if settings.compile_queries else "NO_CODEGEN",
         # Interpreted, a shared subexpression costs a cache that is emptied with every row.
         "spark.sql.subexpressionElimination.enabled": str(settings.compile_queries).lower(),
-        **({"spark.jars": ",".join(map(str, jars))} if jars else {}),
-        **({} if jars else {"spark.jars.packages": DELTA_PACKAGE}),
+        **_delta_settings(settings.master),
     }
+
+
+def _delta_settings(master: str) -> dict[str, str]:
+    """Return where the JVM finds Delta: on its own class path, once the JARs are there."""
+    jars = [str(jar) for jar in delta_jars()]
+    if not jars:
+        return {"spark.jars.packages": DELTA_PACKAGE}
+    # Only what is on the class path comes from the archive of classes.
+    found = {"spark.driver.extraClassPath": os.pathsep.join(jars)}
+    if not master.startswith("local["):
+        found["spark.jars"] = ",".join(jars)  # for executors that are processes of their own
+    return found
 
 
 def _check_delta(session: SparkSession) -> None:

@@ -81,6 +81,14 @@ class Warehouse:
         """
         run_together(self.spark, *[partial(self._create, table) for table in tables])
 
+    def read_logs(self, *tables: Table) -> None:
+        """Have Delta read the logs of tables side by side: a query reads one after another.
+
+        Raises:
+            MissingTableError: When one has not been created.
+        """
+        run_together(self.spark, *[partial(self._read_log, table) for table in tables])
+
     def read(self, table: Table, version: int | None = None) -> DataFrame:
         """Read a table, as of ``version`` if one is given.
 
@@ -286,6 +294,9 @@ class Warehouse:
                 f"Table {table.name!r} is not in the warehouse {self.root!r}. "
                 "Run the job that writes it first, or check --warehouse."
             )
+
+    def _read_log(self, table: Table) -> None:
+        self.read(table).inputFiles()
 
     def _changes(self, source: DataFrame, table: Table, restamp: bool) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.

@@ -33,20 +33,29 @@ def test_a_driver_does_not_wait_for_pytorch() -> None:
 
 WORKER = """
 import sys
+from catalog_batch.score.udf import import_ahead
 from catalog_batch.config import SparkSettings
 from catalog_batch.score import DAEMON
 from catalog_batch.spark import begin_session
 session = begin_session(SparkSettings(master="local[1]"), "daemon", DAEMON).result()
-known = session.sparkContext.parallelize([0]).map(lambda _: "torch" in sys.modules)
+if sys.argv[1:]:
+    import_ahead(session, sys.argv[1])
+names = ("catalog_batch.score.worker", "torch")
+known = session.sparkContext.parallelize([0]).map(lambda _: [n in sys.modules for n in names])
 print(known.collect())
 """
 
 
-def test_workers_are_forks_of_a_daemon_that_has_imported_pytorch() -> None:
+@pytest.mark.parametrize(
+    ("module", "known"), [([], "[[True, False]]"), (["torch"], "[[True, True]]")]
+)
+def test_workers_are_forks_of_a_daemon_that_has_imported_what_the_model_needs(
+    module: list[str], known: str
+) -> None:
     printed = subprocess.run(
-        [sys.executable, "-c", WORKER], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WORKER, *module], capture_output=True, text=True, check=True
     )
-    assert printed.stdout.strip() == "[True]"
+    assert printed.stdout.strip() == known
 
 
 ON_GPU = """

@@ -13,7 +13,8 @@ from torch import nn
 
 from catalog_batch.modeling.predictor import Image
 from catalog_batch.modeling.preprocessing import Preprocessing
-from catalog_batch.modeling.runtimes import LOGITS, PIXELS, Normalised
+from catalog_batch.modeling.runtimes import LOGITS, PIXELS
+from catalog_batch.modeling.torch_variants import Normalised
 
 OPSET = 20
 CALIBRATION_BATCH = 8

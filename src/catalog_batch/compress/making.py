@@ -80,14 +80,14 @@ class _Workshop:
 
     def model(self, variant: Variant) -> nn.Module | Path:
         if variant.engine == "torch":
-            return self._trained.network
+            return self._trained.module
         exported = self._exported(variant.is_pruned)
         return self._quantised(exported) if variant.precision == "int8" else exported
 
     def _exported(self, is_pruned: bool) -> Path:
         path = self._place / ("pruned.onnx" if is_pruned else "whole.onnx")
         if not path.exists():
-            network = self._pruned() if is_pruned else self._trained.network
+            network = self._pruned() if is_pruned else self._trained.module
             export_graph(network, self._trained.spec.preprocessing, path)
         return path
 

@@ -138,7 +138,7 @@ def _pruned(rows: SplitRows, wanted: OptimiseSettings, size: int, trained: Bundl
         for batch in rows.batches(size):
             yield torch.from_numpy(np.stack(decoded(batch, preprocessing)))
 
-    smaller = pruned_network(trained.network, preprocessing.side, wanted.pruned_share)
+    smaller = pruned_network(trained.module, preprocessing.side, wanted.pruned_share)
     steps = wanted.pruning_steps
     # Nothing is measured yet: all cores may learn.
     with (
@@ -147,7 +147,7 @@ def _pruned(rows: SplitRows, wanted: OptimiseSettings, size: int, trained: Bundl
     ):
         teach(
             smaller,
-            trained.network,
+            trained.module,
             preprocessing,
             batches,
             steps,

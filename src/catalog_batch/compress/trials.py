@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 import numpy as np
-import torch
 
 from catalog_batch.errors import TrainingDataError
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.predictor import Image
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
-from catalog_batch.modeling.runtimes import logits_of
+from catalog_batch.modeling.runtimes import Pixels, logits_of
 from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.progress import progress_bar
 from catalog_batch.split_rows import RowBatch, SplitRows
@@ -52,12 +51,11 @@ class _Contestant:
     seconds_per_image: list[float] = field(default_factory=list)
     has_stopped: bool = False
 
-    @torch.inference_mode()
-    def answer(self, images: torch.Tensor) -> None:
+    def answer(self, images: Pixels) -> None:
         started = time.perf_counter()
         logits = logits_of(self.bundle.network, self.bundle.spec.preprocessing, images)
         self.seconds_per_image.append((time.perf_counter() - started) / len(images))
-        self.answers += logits.argmax(dim=1).tolist()
+        self.answers += logits.argmax(axis=1).tolist()
 
     def goes_on(self, reference: "_Contestant") -> bool:
         """Return whether it is worth more batches; once it is not, it never is again."""
@@ -106,7 +104,7 @@ def run_trials(
     turns = cycle(range(len(contestants)))
     with progress_bar(f"measuring {len(bundles)} variants", total, "images") as advance:
         for batch in _first(rows, most, batch_size):
-            images = torch.from_numpy(np.stack(decoded(batch, spec.preprocessing)))
+            images = np.stack(decoded(batch, spec.preprocessing))
             # A category that the model has no class for is wrong for all.
             true += [places.get(category, -1) for category in batch.category_ids]
             order, turn = list(contestants.values()), next(turns)

@@ -17,13 +17,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.manifest import (
@@ -35,9 +32,13 @@ from catalog_batch.modeling.manifest import (
     verify_bundle,
     write_manifest,
 )
-from catalog_batch.modeling.runtimes import logits_of, open_graph, torch_network
+from catalog_batch.modeling.runtimes import Graph, Network, logits_of, open_graph
 from catalog_batch.modeling.spec import BundleSpec, ClassLabel, check_bundle, read_spec
 from catalog_batch.modeling.variants import VARIANTS
+
+# A worker that runs a graph does without PyTorch, see runtimes.py.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = [
     "Bundle",
@@ -57,17 +58,31 @@ MAX_GOLDEN_IMAGES = 16
 class Bundle:
     """A model that passed every check, in eval mode."""
 
-    network: nn.Module
+    network: Network
     """As its variant runs it: what ``logits_of`` takes."""
 
     spec: BundleSpec
     digest: str
     """SHA-256 of ``MANIFEST.sha256``."""
 
+    @property
+    def module(self) -> "nn.Module":
+        """The network of a variant that PyTorch runs.
+
+        Raises:
+            BadInputError: When it is a graph.
+        """
+        if isinstance(self.network, Graph):
+            raise BadInputError(
+                f"The model is the variant {self.spec.variant!r}, a graph that PyTorch does not "
+                f"run. Take the model that it was made from: its digest is {self.spec.made_from}."
+            )
+        return self.network
+
 
 def write_bundle(
     folder: Path,
-    model: nn.Module | Path,
+    model: "nn.Module | Path",
     spec: BundleSpec,
     golden_images: npt.NDArray[np.uint8],
 ) -> str:
@@ -104,6 +119,8 @@ def write_bundle(
         if isinstance(model, Path):
             shutil.copyfile(model, partial / GRAPH)
         else:
+            import safetensors.torch
+
             tensors = {
                 name: value.detach().cpu().contiguous()
                 for name, value in model.state_dict().items()
@@ -111,7 +128,7 @@ def write_bundle(
             safetensors.torch.save_file(tensors, partial / WEIGHTS)
             # safetensors lets only the owner read its files; scorers may run as somebody else.
             (partial / WEIGHTS).chmod((partial / SPEC).stat().st_mode)
-        logits = _logits(_network_of(partial, spec), spec, golden_images)
+        logits = logits_of(_network_of(partial, spec, None), spec.preprocessing, golden_images)
         np.savez(partial / GOLDEN, inputs=golden_images, logits=logits)
         digest = write_manifest(partial)
         load_bundle(partial)
@@ -128,46 +145,63 @@ def golden_images(folder: Path) -> npt.NDArray[np.uint8]:
     return _read_golden(folder)[0]
 
 
-def load_bundle(folder: Path, device: str = "cpu") -> Bundle:
+def load_bundle(folder: Path, device: str = "cpu", threads: int | None = None) -> Bundle:
     """Load a bundle after checking, in this order, all that can be wrong with it.
 
     Files and checksums, before anything is parsed; ``model.json``; names, types and shapes of
     the weights; that they are finite; that the golden pictures give the golden logits, which is
     tried on the CPU, where results do not depend on a device's fast approximations.
 
+    Args:
+        folder: Of the bundle.
+        device: Where PyTorch's networks go afterwards; graphs stay on the CPU.
+        threads: On which a graph runs; as many as PyTorch has unless given.
+
     Raises:
         ModelRefusedError: Naming the folder, what is wrong and what to do.
     """
     digest = verify_bundle(folder)
     spec = read_spec(folder)
-    network = _network_of(folder, spec)
+    network = _network_of(folder, spec, threads)
     _refuse_other_logits(network, spec, folder)
-    return Bundle(network.to(device), spec, digest)
+    return Bundle(on_device(network, device), spec, digest)
 
 
-def _network_of(folder: Path, spec: BundleSpec) -> nn.Module:
+def on_device(network: Network, device: str) -> Network:
+    """Return a network on a device; a graph as it is."""
+    return network if isinstance(network, Graph) else network.to(device)
+
+
+def _network_of(folder: Path, spec: BundleSpec, threads: int | None) -> Network:
     """Return the network, on the CPU, as its variant runs it."""
     variant = VARIANTS[spec.variant]
     if variant.engine == "torch":
+        from catalog_batch.modeling.torch_variants import torch_network
+
         return torch_network(_network_with(_read_weights(folder), spec, folder), variant)
+    if threads is None:
+        import torch
+
+        threads = torch.get_num_threads()
     try:
-        return open_graph(folder / GRAPH, variant)
+        return open_graph(folder / GRAPH, variant, threads)
     except ModelRefusedError:
         raise
     except Exception as error:  # each library has its own, with no common base
         raise refusal(folder, f"{variant.engine} does not take {GRAPH}: {error}") from error
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path) -> "dict[str, Tensor]":
+    import safetensors.torch
+
     try:
         return safetensors.torch.load_file(folder / WEIGHTS)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise refusal(folder, f"{WEIGHTS} is not in the safetensors format: {error}") from error
 
 
-def _network_with(tensors: Mapping[str, Tensor], spec: BundleSpec, folder: Path) -> nn.Module:
+def _network_with(tensors: "Mapping[str, Tensor]", spec: BundleSpec, folder: Path) -> "nn.Module":
     """Build the network that ``spec`` describes, on the CPU, with these weights."""
-    # Here, for torchvision brings PyTorch's compiler along: two seconds that graphs do without.
     from catalog_batch.modeling.networks import build_network
 
     try:
@@ -197,7 +231,7 @@ def _network_with(tensors: Mapping[str, Tensor], spec: BundleSpec, folder: Path)
     return network.eval()
 
 
-def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+def _differences(own: "Mapping[str, Tensor]", given: "Mapping[str, Tensor]") -> list[str]:
     missing = [f"{name} is missing" for name in own if name not in given]
     unknown = [f"{name} is unknown" for name in given if name not in own]
     other = [
@@ -210,15 +244,6 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
     return missing + unknown + other
 
 
-@torch.inference_mode()
-def _logits(
-    network: nn.Module, spec: BundleSpec, images: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    found = logits_of(network, spec.preprocessing, torch.from_numpy(images))
-    logits: npt.NDArray[np.float32] = found.numpy()
-    return logits
-
-
 def _read_golden(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     try:
         with (folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as golden:
@@ -227,7 +252,7 @@ def _read_golden(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.fl
         raise refusal(folder, f"{GOLDEN} cannot be read: {error}") from error
 
 
-def _refuse_other_logits(network: nn.Module, spec: BundleSpec, folder: Path) -> None:
+def _refuse_other_logits(network: Network, spec: BundleSpec, folder: Path) -> None:
     images, expected = _read_golden(folder)
     side = spec.preprocessing.side
     if (
@@ -239,7 +264,7 @@ def _refuse_other_logits(network: nn.Module, spec: BundleSpec, folder: Path) -> 
         raise refusal(
             folder, f"{GOLDEN} holds {images.dtype} {images.shape} and logits {expected.shape}"
         )
-    difference = float(np.abs(_logits(network, spec, images) - expected).max())
+    difference = float(np.abs(logits_of(network, spec.preprocessing, images) - expected).max())
     allowed = VARIANTS[spec.variant].tolerance * float(np.abs(expected).max())
     if not difference <= allowed:
         raise refusal(

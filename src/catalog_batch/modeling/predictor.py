@@ -5,19 +5,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
-from catalog_batch.modeling.bundle import Bundle
+from catalog_batch.modeling.bundle import Bundle, on_device
 from catalog_batch.modeling.preprocessing import ImageDecodeError
-from catalog_batch.modeling.runtimes import logits_of
+from catalog_batch.modeling.runtimes import Graph, logits_of
 from catalog_batch.modeling.spec import refuse_embeddings
-from catalog_batch.modeling.variants import VARIANTS
 from catalog_batch.taxonomy import category_id, inner_nodes
+
+if TYPE_CHECKING:  # see runtimes.py
+    from torch import Tensor
 
 BATCHES_AHEAD = 2
 """Batches that threads decode while one goes through the network."""
@@ -101,28 +102,26 @@ class Predictor:
         self._temperature = bundle.spec.temperature
         nodes = inner_nodes([label.path for label in bundle.spec.classes])
         self._node_ids = tuple(category_id(path) for path in nodes)
-        self._classes_below = torch.zeros(len(self._category_ids), len(nodes))
+        self._classes_below = np.zeros((len(self._category_ids), len(nodes)), np.float32)
         for column, classes in enumerate(nodes.values()):
             self._classes_below[classes, column] = 1
         self._top_k = min(top_k, len(self._category_ids))
         self._batch_size = batch_size
         self._decoders = ThreadPoolExecutor(decode_threads, "decode") if decode_threads else None
-        variant = VARIANTS[bundle.spec.variant]
-        self._device = torch.device(device or _device_of(bundle.network))
-        if variant.engine != "torch" and self._device.type != "cpu":
+        if isinstance(bundle.network, Graph) and device not in (None, "cpu"):
             raise ModelRefusedError(
-                f"The model is the variant {variant.name!r}, which runs on CPUs, and the task was "
-                f"given {str(self._device)!r}. Score with the version that it was made from, or "
-                "on executors without a GPU."
+                f"The model is the variant {bundle.spec.variant!r}, which runs on CPUs, and the "
+                f"task was given {device!r}. Score with the version that it was made from, or on "
+                "executors without a GPU."
             )
-        self._network = bundle.network.to(self._device)
+        self._network = bundle.network if device is None else on_device(bundle.network, device)
         self._given_to_head: list[Tensor] | None = None
         if keep_embeddings:
             refuse_embeddings(bundle.spec)
             from catalog_batch.modeling.probe import Probe  # slow: it imports torchvision
 
             self._given_to_head = given = []
-            Probe(self._network)[0].register_forward_pre_hook(
+            Probe(bundle.module)[0].register_forward_pre_hook(
                 lambda _, inputs: given.append(inputs[0])
             )
 
@@ -164,26 +163,26 @@ class Predictor:
         except ImageDecodeError as error:
             return Failure("undecodable", str(error))
 
-    @torch.inference_mode()
     def _classify(self, images: Sequence[Image]) -> list[Prediction]:
-        batch = torch.from_numpy(np.stack(images)).to(self._device)
-        logits = logits_of(self._network, self._preprocessing, batch)
-        scaled = logits / self._temperature
-        energies = (-self._temperature * scaled.logsumexp(dim=1)).tolist()
-        confidences = scaled.softmax(dim=1).cpu()
-        sums = (confidences @ self._classes_below).tolist()
-        # A stable sort and not topk: equal confidences come in class order on every machine.
-        ordered, classes = confidences.sort(dim=1, descending=True, stable=True)
+        logits = logits_of(self._network, self._preprocessing, np.stack(images))
+        scaled = logits / np.float32(self._temperature)
+        highest = scaled.max(axis=1, keepdims=True)
+        shares = np.exp(scaled - highest)
+        sums = shares.sum(axis=1, keepdims=True)
+        energies = -self._temperature * (np.log(sums) + highest)[:, 0]
+        confidences = shares / sums
+        # A stable sort: equal confidences come in class order on every machine.
+        best = np.argsort(-confidences, axis=1, kind="stable")[:, : max(self._top_k, 2)]
         embeddings: list[list[float]] = [[]] * len(images)
         if self._given_to_head is not None:
             embeddings = _averaged(self._given_to_head.pop()).tolist()
         return [
             self._prediction(*row)
             for row in zip(
-                ordered[:, : max(self._top_k, 2)].tolist(),
-                classes[:, : self._top_k].tolist(),
-                sums,
-                energies,
+                np.take_along_axis(confidences, best, axis=1).tolist(),
+                best[:, : self._top_k].tolist(),
+                (confidences @ self._classes_below).tolist(),
+                energies.tolist(),
                 embeddings,
                 strict=True,
             )
@@ -212,11 +211,6 @@ class Predictor:
         )
 
 
-def _device_of(network: nn.Module) -> torch.device:
-    """Return where a network is; a graph, which has no parameters, is on the CPU."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
-def _averaged(given: Tensor) -> Tensor:
+def _averaged(given: "Tensor") -> "Tensor":
     """Return features [N, D], or maps [N, D, H, W] averaged over places, as float32 [N, D]."""
     return given.float() if given.dim() == 2 else given.float().flatten(2).mean(dim=2)

@@ -118,7 +118,7 @@ def _copy_known(bundle: Bundle, network: nn.Module, class_ids: Sequence[str]) ->
     rows = [row for row, category in enumerate(class_ids) if category in old_rows]
     sources = [old_rows[class_ids[row]] for row in rows]
     outputs = output_layers(network)
-    stored = bundle.network.state_dict()
+    stored = bundle.module.state_dict()
     for name, tensor in network.state_dict().items():
         if name not in stored:
             continue  # an auxiliary head, for which the bundle's image side had no room

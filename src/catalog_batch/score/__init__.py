@@ -2,3 +2,6 @@
 
 DAEMON = f"{__name__}.daemon"
 """Module that starts Python workers which have imported what scoring needs."""
+
+DAEMON_IMPORTS = "CATALOG_BATCH_DAEMON_IMPORTS"
+"""Variable that names one module more for it to import."""

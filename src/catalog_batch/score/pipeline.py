@@ -16,6 +16,7 @@ from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
 from catalog_batch.errors import GateRefusedError, ReconciliationError
 from catalog_batch.modeling.spec import BundleSpec
+from catalog_batch.modeling.variants import VARIANTS
 from catalog_batch.moves import read_moves, with_current_category
 from catalog_batch.progress import polled_progress
 from catalog_batch.registry import ModelVersion
@@ -39,7 +40,13 @@ from catalog_batch.score.selection import (
     select_images,
     unfinished_products,
 )
-from catalog_batch.score.udf import Predict, loading, prediction_udf, shipped_bundle
+from catalog_batch.score.udf import (
+    Predict,
+    import_ahead,
+    loading,
+    prediction_udf,
+    shipped_bundle,
+)
 from catalog_batch.spark import task_slots
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
 from catalog_batch.warehouse import Warehouse, arrow_batches_of, cached
@@ -110,6 +117,8 @@ def score_catalogue(
     if images_version is None:
         images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
     _tell_unknown(warehouse, scope)
+    if VARIANTS[spec.variant].engine == "torch":
+        import_ahead(warehouse.spark, "torch")
     # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
         udf = partial(
@@ -118,15 +127,15 @@ def score_catalogue(
         with loading(warehouse.spark, udf()):
             warehouse.create(
                 tables.IMAGE_PREDICTIONS,
-                tables.RUN_LOG,
                 *([tables.IMAGE_EMBEDDINGS] if settings.keep_embeddings else []),
             )
+            warehouse.read_logs(tables.IMAGES, tables.PRODUCT_IMAGES, tables.IMAGE_PREDICTIONS)
             warehouse.clear_staging(JOB)
             with warehouse.stamped(run_id=run.run_id, job=JOB):
                 scored, failed, left = _score_images(
                     warehouse, model, udf, settings, run, images_version, scope
                 )
-        warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS)
+        warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS, tables.RUN_LOG)
         with (
             warehouse.stamped(run_id=run.run_id, job=JOB),
             _changed_products(warehouse, model, settings, scope) as changed,

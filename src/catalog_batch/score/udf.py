@@ -17,6 +17,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
+from catalog_batch.score import DAEMON_IMPORTS
 from catalog_batch.spark import cancel_until_done, task_slots
 
 PREDICTION_DDL = (
@@ -45,6 +46,11 @@ def shipped_bundle(spark: SparkSession, folder: Path) -> Iterator[str]:
                 file.write(path, path.name)
         spark.sparkContext.addArchive(f"{archive}#{folder.name}")
         yield folder.name
+
+
+def import_ahead(spark: SparkSession, module: str) -> None:
+    """Have the daemon of Python workers import a module before it starts the first of them."""
+    spark.sparkContext.environment[DAEMON_IMPORTS] = module
 
 
 def prediction_udf(

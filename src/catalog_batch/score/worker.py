@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from pyspark import SparkFiles, TaskContext
 
 from catalog_batch.import_path import forget_archives
 from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
+from catalog_batch.modeling.runtimes import Graph
 
 COLUMNS = ["top_k", "margin", "nodes", "energy", "failure", "embedding", "answered_at"]
 
@@ -43,8 +43,11 @@ def predict(contents: Iterable[pd.Series], asked: Asked) -> Iterator[pd.DataFram
 def _predictor(asked: Asked, cores: int, device: str) -> Predictor:
     """Load the shipped bundle, once for each Python worker: Spark uses workers again."""
     keep_freed_memory()
-    torch.set_num_threads(cores)
-    bundle = load_bundle(Path(SparkFiles.get(asked.bundle_name)))
+    bundle = load_bundle(Path(SparkFiles.get(asked.bundle_name)), threads=cores)
+    if not isinstance(bundle.network, Graph):
+        import torch  # here, for graphs do without it
+
+        torch.set_num_threads(cores)
     # On one core a thread that decodes would only take it from the network.
     threads = cores if device != "cpu" or cores > 1 else 0
     return Predictor(bundle, asked.top_k, asked.batch_size, device, threads, asked.keep_embeddings)
