@@ -23,7 +23,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -190,11 +190,22 @@ def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
             finished, best = _run(lane, catalogues[lane.images(size)])
             runs.whole.append(finished)
             reference = reference or best
-            same = sum(reference[image] == category for image, category in best.items())
-            runs.agreement = min(runs.agreement, same / len(best))
+            runs.agreement = min(runs.agreement, agreement(best, reference))
             seconds = f"{runs.part[-1].seconds:.1f} and {finished.seconds:.1f} s"
             print(f"round {number}, {lane.name}: {seconds}", flush=True)
     return found
+
+
+def agreement(best: Mapping[str, str], reference: Mapping[str, str]) -> float:
+    """Return the share of the images with the reference's category, of those that both scored.
+
+    Raises:
+        ValueError: When they have no image in common.
+    """
+    both = best.keys() & reference.keys()
+    if not both:
+        raise ValueError("Two lanes have no image in common: their catalogues are not of one pool.")
+    return sum(best[image] == reference[image] for image in both) / len(both)
 
 
 def counts_of(question: Question, size: Size) -> set[int]:

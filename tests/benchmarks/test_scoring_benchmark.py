@@ -168,6 +168,13 @@ def test_engines_are_compared_with_one_model_and_the_usual_ways_with_the_shipped
     }
 
 
+def test_answers_are_compared_for_the_images_that_both_lanes_scored() -> None:
+    reference = {"a": "bag", "b": "shoe"}
+    assert compare.agreement({"a": "bag", "b": "bag", "c": "shoe"}, reference) == 0.5
+    with pytest.raises(ValueError, match="no image in common"):
+        compare.agreement({"c": "shoe"}, reference)
+
+
 def test_growth_is_what_an_image_takes_more_in_a_later_step_than_in_an_earlier_one() -> None:
     assert growth.growth([1.2, 0.6, 0.63]) == pytest.approx(1.05)
     assert growth.growth([1.0, 0.8, 1.1]) == pytest.approx(1.375)
