@@ -16,7 +16,7 @@ from catalog_batch.config import SparkSettings
 from catalog_batch.errors import CatalogBatchError
 
 # In the environment whose JARs it holds, so that it goes when that goes.
-ARCHIVE = Path(sys.prefix) / "share" / "catalog-batch" / "spark-classes.jsa"
+ARCHIVE = Path(sys.prefix) / "share" / "catalog-batch" / "spark-and-delta.jsa"
 # The JVM would tell of an archive that no longer fits on standard output, where the status is.
 _MESSAGES = "-Xlog:disable -Xlog:all=warning:stderr"
 _PRODUCTS = 30

@@ -54,8 +54,9 @@ class SparkSettings(_Section):
     hundred times while a small night runs. Empty for long JVM-bound work."""
 
     compile_queries: bool = False
-    """Whether a session of our own compiles each query to bytecode. On a cold JVM that takes a
-    third of a small night's time; it pays once a table has more than millions of rows."""
+    """Whether a session of our own compiles each query to bytecode, and plans it again while it
+    runs. On a cold JVM that takes a third of a small night's time; it pays once a table has more
+    than millions of rows."""
 
     shuffle_partitions: int = Field(default=4, ge=1)
     """Tasks after a shuffle. Images never shuffle in ingest, so a few per core are enough."""

@@ -52,9 +52,7 @@ _LOCAL = {
     "spark.ui.showConsoleProgress": "false",
     # The default runs 50 tasks for each look at a table's log.
     "spark.databricks.delta.snapshotPartitions": "2",
-    # Planning again while a query runs, and describing each plan for pages that are off, took a
-    # twelfth of the JVM's time in a small night.
-    "spark.sql.adaptive.enabled": "false",
+    # Plans are described for pages that are off: the usual mode makes texts of 60,000 characters.
     "spark.sql.ui.explainMode": "simple",
 }
 
@@ -278,6 +276,8 @@ def _own_session(settings: SparkSettings) -> dict[str, str]:
         "spark.driver.extraJavaOptions": f"{own_options} {settings.java_options}",
         "spark.sql.codegen.wholeStage": str(settings.compile_queries).lower(),
         "spark.sql.codegen.factoryMode": "FALLBACK" if settings.compile_queries else "NO_CODEGEN",
+        # Few rows are no reason to plan again while a query runs.
+        "spark.sql.adaptive.enabled": str(settings.compile_queries).lower(),
         # Interpreted, a shared subexpression costs a cache that is emptied with every row.
         "spark.sql.subexpressionElimination.enabled": str(settings.compile_queries).lower(),
         **_delta_settings(settings.master),

@@ -296,7 +296,7 @@ class Warehouse:
             )
 
     def _read_log(self, table: Table) -> None:
-        self.read(table).inputFiles()
+        self.read(table)._jdf.inputFiles()  # whose names stay in the JVM
 
     def _changes(self, source: DataFrame, table: Table, restamp: bool) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.

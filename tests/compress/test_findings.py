@@ -7,6 +7,7 @@ from catalog_batch.compress import trials
 from catalog_batch.compress.findings import Verdict, findings_table, judge
 from catalog_batch.compress.trials import Trial
 from catalog_batch.config import OptimiseSettings
+from catalog_batch.modeling.variants import AS_TRAINED
 
 BOUNDS = OptimiseSettings(min_agreement=0.99, max_accuracy_loss=0.01, min_speed_up=1.2)
 REFERENCE = Trial("torch-fp32", 10.0, 1.0, 0.8, 1000)
@@ -48,6 +49,13 @@ def test_a_refusal_names_the_bound_and_the_figure(trial: Trial, reason: str) -> 
     [_, finding] = judge([REFERENCE, trial], {}, BOUNDS)
     assert (finding.verdict, finding.speed_up) == (Verdict.REFUSED, 4.0)
     assert reason in finding.reason
+
+
+def test_a_bound_itself_is_within_it() -> None:
+    bounds = OptimiseSettings(min_agreement=0.995, max_accuracy_loss=0.003)
+    trials = [Trial(AS_TRAINED, 10.0, 1.0, 0.9, 1000), Trial("onnx-int8", 40.0, 0.995, 0.897, 1000)]
+    assert 0.9 - 0.897 > 0.003  # in floating point
+    assert judge(trials, {}, bounds)[1].verdict == Verdict.KEPT
 
 
 def test_what_is_hardly_faster_is_not_worth_a_version() -> None:

@@ -36,6 +36,7 @@ def test_most_classes_come_from_the_archive(archive: Path, line: Line, tmp_path:
     assert len(archived) > 8_000
     assert len(archived) > len(loaded) / 2
     assert any("org.apache.spark.sql.SparkSession " in text for text in archived)
+    assert any("org.apache.spark.sql.delta.DeltaLog " in text for text in archived)
     assert finished.output.splitlines()[0] == "n"
 
 

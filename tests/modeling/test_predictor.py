@@ -9,6 +9,7 @@ from PIL import Image
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.evaluate.calibration import energies
+from catalog_batch.modeling import predictor
 from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.predictor import (
@@ -170,6 +171,20 @@ def test_equal_confidences_come_in_class_order() -> None:
             parameter.zero_()
     prediction = the_prediction(Predictor(bundle, top_k=6).predict([picture(1)])[0])
     assert [name for name, _ in prediction.top_k] == ["c0", "c1", "c2", "c3", "c4", "c5"]
+
+
+def test_a_picture_without_finite_logits_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.array([[1, 2], [np.nan, 1], [np.inf, 1], [3, 1]], np.float32)
+    monkeypatch.setattr(predictor, "logits_of", lambda network, steps, pixels: logits)
+    contents = [picture(seed) for seed in range(4)]
+    results = Predictor(bundle_of(2)).predict(contents)
+    assert [getattr(result, "reason", "predicted") for result in results] == [
+        "predicted",
+        "not_finite",
+        "not_finite",
+        "predicted",
+    ]
+    assert [the_prediction(results[place]).top_k[0][0] for place in (0, 3)] == ["c1", "c0"]
 
 
 def test_no_pictures_and_only_bad_pictures_give_no_predictions() -> None:

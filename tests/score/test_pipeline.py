@@ -15,7 +15,11 @@ from catalog_batch.errors import GateRefusedError, MissingTableError
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
-from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
+from catalog_batch.score.pipeline import (
+    _known_categories,
+    rows_per_arrow_batch,
+    score_catalogue,
+)
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
 
@@ -249,6 +253,38 @@ def test_a_night_that_moves_the_mix_too_far_is_refused_and_the_old_one_served(
     assert f"parquet.`{kept}`" in str(refused.value)
     assert shop.warehouse.spark.read.parquet(str(kept)).count() == 3
     shutil.rmtree(kept)
+
+
+def add_tree(warehouse: Warehouse, version: int, *category_ids: str) -> None:
+    warehouse.create(tables.CATEGORIES)
+    rows = [(version, each, None, each, each, 1) for each in category_ids]
+    frame = warehouse.spark.createDataFrame(rows, tables.CATEGORIES.schema)
+    warehouse.append(frame, tables.CATEGORIES)
+
+
+def test_a_category_may_be_of_the_newest_tree_or_of_one_that_a_decision_is_of(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """A product of a split category is not decided anew in a night that decides another one."""
+    warehouse = Warehouse(spark, str(tmp_path))
+    rows = spark.range(1)
+    decided, kept = (rows.selectExpr(f"{tree} AS taxonomy_version") for tree in (3, 2))
+    assert _known_categories(warehouse, decided, kept) == []
+    for tree, category in enumerate(["withdrawn", "split", "pear", "newest"], start=1):
+        add_tree(warehouse, tree, category, "stays")
+    assert {*_known_categories(warehouse, decided, kept)} == {"split", "pear", "newest", "stays"}
+    assert {*_known_categories(warehouse, decided, None)} == {"pear", "newest", "stays"}
+
+
+def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
+    spark: SparkSession, tmp_path: Path, make_run: Callable[[str], Run], photos: list[bytes]
+) -> None:
+    shop = open_shop(spark, tmp_path, make_run)
+    shop.add_images(photos[0])
+    shop.add_links(("p1", photos[0]))
+    add_tree(shop.warehouse, 1, "another")
+    with pytest.raises(GateRefusedError, match="1 products would get a category outside"):
+        shop.score()
 
 
 def test_nothing_is_left_in_staging(shop: Shop, stricter: State) -> None:

@@ -66,15 +66,16 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
         run.rows_in = len(wanted)
         published = warehouse.read_or_empty(tables.PRODUCT_PREDICTIONS)
         if dry_run:
-            moved = with_current_category(published, plan.moves)
-            run.counts["predictions_moved"] = moved.exceptAll(published).count()
+            would_be = with_current_category(published, plan.moves)
+            run.counts["predictions_moved"] = would_be.exceptAll(published).count()
         else:
             with warehouse.stamped(run_id=run.run_id, job=JOB):
                 if plan.migration:
                     _write_tree(warehouse, plan.version, plan.migration, run)
-                run.rows_out = _move_predictions(warehouse, plan.moves, run)
+                moved = _move_predictions(warehouse, plan.moves, run)
+            run.rows_out = moved[tables.PRODUCT_PREDICTIONS.name]
             run.counts["predictions_moved"] = run.rows_out
-            done = bool(plan.migration or run.rows_out)
+            done = bool(plan.migration or moved.total())
             run.finish(Status.PUBLISHED if done else Status.NOTHING_TO_DO)
         run.counts["predictions_to_rescore"] = published.where(is_stuck(plan.moves)).count()
 
@@ -139,14 +140,13 @@ def _write_tree(warehouse: Warehouse, version: int, migration: Migration, run: R
     )
 
 
-def _move_predictions(warehouse: Warehouse, moves: Moves, run: Run) -> int:
-    """Move what is published, and what was scored beside it; return how many of the former."""
-    changed = 0
+def _move_predictions(warehouse: Warehouse, moves: Moves, run: Run) -> Counter[str]:
+    """Move what is published, and what was scored beside it; count both by table."""
+    changed = Counter[str]()
     for table in filter(warehouse.exists, PREDICTIONS):
         moved = with_current_category(warehouse.read(table), moves).withColumns(
             {"predicted_at": F.lit(run.started_at), "run_id": F.lit(run.run_id)}
         )
         with warehouse.staged(moved, f"{run.run_id}-{table.name}") as staged:
-            count = warehouse.upsert(staged, table)
-        changed += count if table is tables.PRODUCT_PREDICTIONS else 0
+            changed[table.name] = warehouse.upsert(staged, table)
     return changed

@@ -59,10 +59,14 @@ class Failure:
     """Why a picture has no prediction."""
 
     reason: str
-    """``no_content`` for missing or empty bytes, else ``undecodable``."""
+    """``no_content`` for missing or empty bytes, ``undecodable``, or ``not_finite`` when the
+    network gives no number for it."""
 
     detail: str
     """For people: what the decoder said."""
+
+
+NOT_FINITE = Failure("not_finite", "the network's logits are not all finite numbers")
 
 
 class Predictor:
@@ -163,8 +167,11 @@ class Predictor:
         except ImageDecodeError as error:
             return Failure("undecodable", str(error))
 
-    def _classify(self, images: Sequence[Image]) -> list[Prediction]:
+    def _classify(self, images: Sequence[Image]) -> list[Prediction | Failure]:
         logits = logits_of(self._network, self._preprocessing, np.stack(images))
+        is_finite = np.isfinite(logits).all(axis=1)
+        if not is_finite.all():
+            logits = np.where(is_finite[:, None], logits, np.float32(0))
         scaled = logits / np.float32(self._temperature)
         highest = scaled.max(axis=1, keepdims=True)
         shares = np.exp(scaled - highest)
@@ -177,8 +184,9 @@ class Predictor:
         if self._given_to_head is not None:
             embeddings = _averaged(self._given_to_head.pop()).tolist()
         return [
-            self._prediction(*row)
-            for row in zip(
+            self._prediction(*row) if is_good else NOT_FINITE
+            for is_good, *row in zip(
+                is_finite.tolist(),
                 np.take_along_axis(confidences, best, axis=1).tolist(),
                 best[:, : self._top_k].tolist(),
                 (confidences @ self._classes_below).tolist(),

@@ -43,7 +43,7 @@ class NightFigures:
     products compared: the least share of them that must have changed."""
 
     foreign: int
-    """Products whose category is not in the model's taxonomy."""
+    """Products whose category is in no tree that the warehouse knows them by."""
 
     def refusals(self, bounds: Bounds) -> list[str]:
         """Return what breaks a bound, for people; empty when all hold."""
@@ -81,8 +81,8 @@ def count_night(
     Args:
         decisions: That would be published.
         published: What is.
-        known: Ids of all categories of the taxonomy that the model was trained on; with none of
-            them no category is foreign.
+        known: Ids of all categories that decisions may have; with none of them no category is
+            foreign.
         kept: Those of ``published`` that were as good as made again, and count as such.
     """
     before = published.select("product_id", _category().alias("before"))
@@ -93,13 +93,14 @@ def count_night(
         paired = paired.unionByName(same)
     # As many rows as there are pairs of categories, whatever the number of products.
     pairs = paired.groupBy("before", "after", "decision").count().collect()
+    allowed = {WITHHELD, *known}
     mix = Counter[str]()
     totals = Counter[str]()
     for pair in pairs:
         products = int(pair["count"])
         totals["products"] += products
         totals["abstained"] += products * (pair["decision"] == ABSTAINED)
-        totals["foreign"] += products * bool(known and pair["after"] not in {WITHHELD, *known})
+        totals["foreign"] += products * bool(known and pair["after"] not in allowed)
         if pair["before"] is not None:
             totals["compared"] += products
             mix[pair["before"]] -= products

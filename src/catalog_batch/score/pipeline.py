@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 from pyspark import Accumulator
 from pyspark.sql import DataFrame
@@ -116,9 +116,9 @@ def score_catalogue(
     images_version = read[tables.IMAGES.name]
     if images_version is None:
         images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
-    _tell_unknown(warehouse, scope)
     if VARIANTS[spec.variant].engine == "torch":
         import_ahead(warehouse.spark, "torch")
+    _tell_unknown(warehouse, scope)
     # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
         udf = partial(
@@ -365,13 +365,10 @@ def _pass_gate(
     settings: ScoreSettings,
     run: Run,
 ) -> None:
-    categories = warehouse.read_or_empty(tables.CATEGORIES)
-    trees = decisions.select("taxonomy_version").distinct()
-    known = categories.join(F.broadcast(trees), "taxonomy_version", "left_semi")
     figures = count_night(
         decisions,
         warehouse.read(tables.PRODUCT_PREDICTIONS),
-        [row["category_id"] for row in known.select("category_id").distinct().collect()],
+        _known_categories(warehouse, decisions, kept),
         kept,
     )
     run.measures["drift"] = round(figures.drift, 4)
@@ -398,6 +395,22 @@ def _pass_gate(
         f"are kept: catalog-batch sql 'SELECT decision, category_path, count(*) FROM "
         f"parquet.`{refused}` GROUP BY 1, 2'. {remedy}"
     )
+
+
+def _known_categories(
+    warehouse: Warehouse, decisions: DataFrame, kept: DataFrame | None
+) -> list[str]:
+    """Return the ids of all categories of the newest tree, and of those that decisions are of.
+
+    What was split or withdrawn is in an older tree alone, and keeps its category until it is scored
+    by a model of the newest.
+    """
+    categories = warehouse.read_or_empty(tables.CATEGORIES)
+    trees = [categories.agg(F.max("taxonomy_version").alias("taxonomy_version"))]
+    trees += [rows.select("taxonomy_version") for rows in (decisions, kept) if rows is not None]
+    wanted = F.broadcast(reduce(DataFrame.union, trees).distinct())
+    known = categories.join(wanted, "taxonomy_version", "left_semi")
+    return [row["category_id"] for row in known.select("category_id").distinct().collect()]
 
 
 def _require_own_commit(warehouse: Warehouse, table: tables.Table, run: Run) -> None:

@@ -1,6 +1,6 @@
 """The model inside Spark: an iterator pandas UDF that loads once per Python worker and streams.
 
-What the driver needs of it; the executors' part, with PyTorch, is ``worker.py``.
+What the driver needs of it; the executors' part, with the model, is ``worker.py``.
 """
 
 import logging
