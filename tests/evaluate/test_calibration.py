@@ -9,13 +9,24 @@ from catalog_batch.evaluate.calibration import (
     best_confidences,
     by_product,
     calibration_error,
-    confidences,
     cross_entropy,
-    energies,
     fit_temperature,
     reliability,
     unlike_training,
 )
+from catalog_batch.modeling.confidence import confidences, energies, sums_over
+
+
+def test_the_numbers_of_a_row_do_not_depend_on_the_others() -> None:
+    """A threshold is the confidence of a validation row, which scoring sees in another batch."""
+    logits = np.random.default_rng(5).normal(0, 4, (97, 81)).astype(np.float32)
+    classes = np.arange(0, 81, 3)
+    shares, energy = confidences(logits, 1.3), energies(logits, 1.3)
+    for rows in (slice(0, 1), slice(5, 37), slice(96, 97)):
+        alone = confidences(logits[rows], 1.3)
+        assert np.array_equal(alone, shares[rows])
+        assert np.array_equal(sums_over(alone, classes), sums_over(shares, classes)[rows])
+        assert np.array_equal(energies(logits[rows], 1.3), energy[rows])
 
 
 def test_confidences_are_the_softmax_of_logits_divided_by_the_temperature() -> None:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from catalog_batch.errors import BadInputError
-from catalog_batch.evaluate.calibration import energies
 from catalog_batch.modeling import predictor
 from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel
+from catalog_batch.modeling.confidence import energies
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.predictor import (
     BATCHES_AHEAD,

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from catalog_batch.config import ScoreSettings
 from catalog_batch.evaluate.back_off import decide, fit_node_thresholds
-from catalog_batch.evaluate.calibration import energies
 from catalog_batch.evaluate.predictions import Predictions
 from catalog_batch.evaluate.thresholds import fit_thresholds
 from catalog_batch.modeling.bundle import Bundle, ClassLabel
+from catalog_batch.modeling.confidence import energies
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.score import transforms

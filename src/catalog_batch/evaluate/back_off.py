@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catalog_batch.evaluate.calibration import confidences
 from catalog_batch.evaluate.hierarchy import Integers, Tree
 from catalog_batch.evaluate.predictions import Flags, Floats, Predictions
 from catalog_batch.evaluate.thresholds import Acceptance, lowest_showing, reaching, threshold_of
+from catalog_batch.modeling.confidence import confidences, sums_over
 from catalog_batch.taxonomy import category_id
 
 NOWHERE = 0
@@ -126,5 +126,5 @@ def _sums(
     sums = np.zeros(predictions.rows, dtype=np.float32)
     for name in set(names.tolist()) - {""}:
         rows = names == name
-        sums[rows] = shares[np.ix_(rows, below == name)].sum(axis=1)
+        sums[rows] = sums_over(shares[rows], np.flatnonzero(below == name))
     return sums, names

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from catalog_batch.evaluate.predictions import Flags, Floats, Labels, Predictions
+from catalog_batch.modeling.confidence import confidences, energies
 
 BINS = 15
 """Bins of equal width over the confidences, as in the paper."""
@@ -54,12 +55,6 @@ class CalibrationBin:
     rows: int
     mean_confidence: float
     accuracy: float
-
-
-def confidences(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Return float32 [N, C], each class's confidence: the softmax of logits by temperature."""
-    shares: Floats = torch.from_numpy(logits).div(temperature).softmax(dim=1).numpy()
-    return shares
 
 
 def best_confidences(predictions: Predictions, temperature: float = 1.0) -> Floats:
@@ -109,16 +104,6 @@ def unlike_training(predictions: Predictions, temperature: float, limit: float |
     np.minimum.at(least, place, energies(predictions.logits, temperature).astype(np.float64))
     unlike: Flags = least > (np.inf if limit is None else limit)
     return unlike
-
-
-def energies(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Return float32 [N], how unlike each picture is to those of training: higher is less alike.
-
-    Liu et al., Energy-based Out-of-distribution Detection, 2020: https://arxiv.org/abs/2010.03759
-    """
-    scaled = torch.from_numpy(logits).div(temperature)
-    found: Floats = scaled.logsumexp(dim=1).mul(-temperature).numpy()
-    return found
 
 
 def energy_limit(validation: Predictions, temperature: float) -> float | None:

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from catalog_batch.evaluate.calibration import confidences
 from catalog_batch.evaluate.hierarchy import Integers
 from catalog_batch.evaluate.metrics import ClassFigures, SplitEvaluation
 from catalog_batch.evaluate.predictions import Predictions
+from catalog_batch.modeling.confidence import confidences
 from catalog_batch.taxonomy import SEPARATOR
 
 

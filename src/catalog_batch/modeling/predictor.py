@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.bundle import Bundle, on_device
+from catalog_batch.modeling.confidence import confidences, energies, sums_over
 from catalog_batch.modeling.preprocessing import ImageDecodeError
 from catalog_batch.modeling.runtimes import Graph, logits_of
 from catalog_batch.modeling.spec import refuse_embeddings
@@ -106,9 +107,7 @@ class Predictor:
         self._temperature = bundle.spec.temperature
         nodes = inner_nodes([label.path for label in bundle.spec.classes])
         self._node_ids = tuple(category_id(path) for path in nodes)
-        self._classes_below = np.zeros((len(self._category_ids), len(nodes)), np.float32)
-        for column, classes in enumerate(nodes.values()):
-            self._classes_below[classes, column] = 1
+        self._classes_below = [np.array(classes) for classes in nodes.values()]
         self._top_k = min(top_k, len(self._category_ids))
         self._batch_size = batch_size
         self._decoders = ThreadPoolExecutor(decode_threads, "decode") if decode_threads else None
@@ -172,14 +171,10 @@ class Predictor:
         is_finite = np.isfinite(logits).all(axis=1)
         if not is_finite.all():
             logits = np.where(is_finite[:, None], logits, np.float32(0))
-        scaled = logits / np.float32(self._temperature)
-        highest = scaled.max(axis=1, keepdims=True)
-        shares = np.exp(scaled - highest)
-        sums = shares.sum(axis=1, keepdims=True)
-        energies = -self._temperature * (np.log(sums) + highest)[:, 0]
-        confidences = shares / sums
+        shares = confidences(logits, self._temperature)
+        sums = [sums_over(shares, classes) for classes in self._classes_below]
         # A stable sort: equal confidences come in class order on every machine.
-        best = np.argsort(-confidences, axis=1, kind="stable")[:, : max(self._top_k, 2)]
+        best = np.argsort(-shares, axis=1, kind="stable")[:, : max(self._top_k, 2)]
         embeddings: list[list[float]] = [[]] * len(images)
         if self._given_to_head is not None:
             embeddings = _averaged(self._given_to_head.pop()).tolist()
@@ -187,10 +182,10 @@ class Predictor:
             self._prediction(*row) if is_good else NOT_FINITE
             for is_good, *row in zip(
                 is_finite.tolist(),
-                np.take_along_axis(confidences, best, axis=1).tolist(),
+                np.take_along_axis(shares, best, axis=1).tolist(),
                 best[:, : self._top_k].tolist(),
-                (confidences @ self._classes_below).tolist(),
-                energies.tolist(),
+                np.array(sums).T.tolist() or [[]] * len(images),
+                energies(logits, self._temperature).tolist(),
                 embeddings,
                 strict=True,
             )
