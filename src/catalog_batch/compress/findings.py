@@ -9,10 +9,8 @@ from rich.table import Column, Table
 
 from catalog_batch.compress.trials import Trial
 from catalog_batch.config import OptimiseSettings
+from catalog_batch.evaluate.gate import at_least
 from catalog_batch.modeling.variants import AS_TRAINED
-
-TOLERANCE = 1e-7
-"""Of a figure beside its bound: 0.9 - 0.897 is more than 0.003 in floating point."""
 
 
 class Verdict(StrEnum):
@@ -96,9 +94,9 @@ def _missed_bound(trial: Trial, reference: Trial, bounds: OptimiseSettings) -> s
     if trial.images < reference.images:
         return f"it was far too slow, and stopped after {trial.images:,} images"
     lost = reference.accuracy - trial.accuracy
-    if trial.agreement < bounds.min_agreement - TOLERANCE:
+    if not at_least(trial.agreement, bounds.min_agreement):
         return f"agreement {trial.agreement:.4f} is below {bounds.min_agreement:g}"
-    if lost > bounds.max_accuracy_loss + TOLERANCE:
+    if not at_least(bounds.max_accuracy_loss, lost):
         return f"accuracy falls by {lost:.4f}, more than {bounds.max_accuracy_loss:g}"
     return ""
 

@@ -128,7 +128,7 @@ def check_challenger(
             bounds.min_accuracy,
             old.accuracy if old else None,
             new.accuracy,
-            _at_least(new.accuracy, bounds.min_accuracy),
+            at_least(new.accuracy, bounds.min_accuracy),
             len(true),
         ),
         Check(
@@ -136,7 +136,7 @@ def check_challenger(
             bounds.max_calibration_error,
             old.calibration_error if old else None,
             new.calibration_error,
-            _at_least(bounds.max_calibration_error, new.calibration_error),
+            at_least(bounds.max_calibration_error, new.calibration_error),
             len(true),
         ),
     ]
@@ -147,7 +147,7 @@ def check_challenger(
                 bounds.min_improvement,
                 old.accuracy,
                 new.accuracy,
-                _at_least(new.accuracy - old.accuracy, bounds.min_improvement),
+                at_least(new.accuracy - old.accuracy, bounds.min_improvement),
                 len(true),
             ),
             _check_worst_class(true, old.correct, new.correct, champion.classes, bounds),
@@ -194,11 +194,12 @@ def _check_worst_class(
         bounds.max_class_loss,
         float(old_recall[worst]),
         float(new_recall[worst]),
-        _at_least(bounds.max_class_loss, old_recall[worst] - new_recall[worst]),
+        at_least(bounds.max_class_loss, old_recall[worst] - new_recall[worst]),
         int(rows[worst]),
         known[str(categories[worst])],
     )
 
 
-def _at_least(figure: float, bound: float) -> bool:
+def at_least(figure: float, bound: float) -> bool:
+    """Return whether a figure reaches its bound, but for ``TOLERANCE``."""
     return bool(figure >= bound - TOLERANCE)

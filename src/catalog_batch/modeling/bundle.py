@@ -32,7 +32,13 @@ from catalog_batch.modeling.manifest import (
     verify_bundle,
     write_manifest,
 )
-from catalog_batch.modeling.runtimes import Graph, Network, logits_of, open_graph
+from catalog_batch.modeling.runtimes import (
+    Graph,
+    Network,
+    logits_of,
+    on_device,
+    open_graph,
+)
 from catalog_batch.modeling.spec import BundleSpec, ClassLabel, check_bundle, read_spec
 from catalog_batch.modeling.variants import VARIANTS
 
@@ -165,11 +171,6 @@ def load_bundle(folder: Path, device: str = "cpu", threads: int | None = None) -
     network = _network_of(folder, spec, threads)
     _refuse_other_logits(network, spec, folder)
     return Bundle(on_device(network, device), spec, digest)
-
-
-def on_device(network: Network, device: str) -> Network:
-    """Return a network on a device; a graph as it is."""
-    return network if isinstance(network, Graph) else network.to(device)
 
 
 def _network_of(folder: Path, spec: BundleSpec, threads: int | None) -> Network:

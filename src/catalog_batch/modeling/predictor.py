@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
-from catalog_batch.modeling.bundle import Bundle, on_device
+from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.confidence import confidences, energies, sums_over
 from catalog_batch.modeling.preprocessing import ImageDecodeError
-from catalog_batch.modeling.runtimes import Graph, logits_of
+from catalog_batch.modeling.runtimes import Graph, logits_of, on_device
 from catalog_batch.modeling.spec import refuse_embeddings
 from catalog_batch.taxonomy import category_id, inner_nodes
 

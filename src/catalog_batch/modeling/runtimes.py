@@ -5,6 +5,7 @@ without it, which is 2 s of a core before its first answer.
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,15 +25,15 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
 
-class Graph:
+class Graph(ABC):
     """An ONNX graph that another library runs, on the CPU.
 
     It takes decoded pictures, and normalises them itself.
     """
 
+    @abstractmethod
     def __call__(self, pixels: Pixels) -> Logits:
         """Return logits [N, C] for pictures, [N, S, S, 3]."""
-        raise NotImplementedError
 
 
 Network: TypeAlias = "nn.Module | Graph"
@@ -57,6 +58,11 @@ def logits_of(network: Network, preprocessing: Preprocessing, pixels: Pixels) ->
         batch = torch.from_numpy(pixels).to(next(network.parameters()).device)
         logits: Logits = network(preprocessing.normalise(batch)).float().cpu().numpy()
     return logits
+
+
+def on_device(network: Network, device: str) -> Network:
+    """Return a network on a device; a graph as it is."""
+    return network if isinstance(network, Graph) else network.to(device)
 
 
 def open_graph(path: Path, variant: Variant, threads: int) -> Graph:
