@@ -80,6 +80,14 @@ def test_a_lesser_guess_that_was_split_is_dropped(spark: SparkSession) -> None:
     assert row["margin"] == 0.375
 
 
+def test_the_margin_is_below_zero_when_merged_guesses_overtake_the_best(
+    spark: SparkSession,
+) -> None:
+    row = moved(spark, path="Nut", guesses=[("Nut", 0.5), ("Apple", 0.375), ("Pear", 0.25)])
+    assert guesses_of(row) == [("Pome", 0.625), ("Nut", 0.5)]
+    assert (row["category_path"], row["confidence"], row["margin"]) == ("Nut", 0.5, -0.125)
+
+
 def test_one_that_was_backed_off_keeps_its_confidence(spark: SparkSession) -> None:
     row = moved(spark, path="Fruit", decision="backed_off", confidence=0.9)
     assert (row["category_path"], row["confidence"]) == ("Fruit", pytest.approx(0.9))

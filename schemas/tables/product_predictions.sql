@@ -3,7 +3,7 @@ CREATE TABLE product_predictions (
   category_id STRING COMMENT 'Predicted category; null when the decision is abstained',
   category_path STRING COMMENT 'Its path',
   confidence FLOAT COMMENT "Mean confidence over the product's images: in the predicted category, or when abstained in the best guess",
-  margin FLOAT COMMENT 'Confidence of the best guess minus that of the second',
+  margin FLOAT COMMENT 'Confidence of the best guess minus that of the second; below zero when categories that were merged since are together the likeliest',
   top_k ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> COMMENT 'Best guesses with their mean confidences, best first; empty without a usable image',
   decision STRING NOT NULL COMMENT 'accepted, backed_off or abstained',
   reason STRING COMMENT 'Why the best guess was not accepted: low_confidence, small_margin, images_disagree, no_usable_image or out_of_distribution, else null',

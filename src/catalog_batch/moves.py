@@ -68,8 +68,9 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
     """Move predictions of products to the categories that theirs are now.
 
     Decisions stay. Guesses that became one category have their confidences added; those that were
-    split are dropped, for nobody knows what share each part has. A prediction whose own category
-    was split or withdrawn stays as it is, with the version of its tree.
+    split are dropped, for nobody knows what share each part has. The margin is below zero where
+    merged ones are now likelier than the best guess. A prediction whose own category was split or
+    withdrawn stays as it is, with the version of its tree.
 
     Args:
         predictions: Rows of ``product_predictions``.
@@ -87,14 +88,15 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
     confidence = F.when(
         F.col("decision") != "backed_off", F.coalesce(of_best["confidence"], "confidence")
     ).otherwise(F.col("confidence"))
-    second = F.coalesce(F.get(guesses, F.lit(1))["confidence"], F.lit(0.0))
+    others = F.filter(guesses, lambda guess: guess["category_id"] != best)
+    second = F.coalesce(F.get(others, F.lit(0))["confidence"], F.lit(0.0))
     changed = {
         "category_id": category,
         "category_path": F.coalesce(lookup(paths, category), "category_path"),
         "best_category_id": best,
         "top_k": guesses,
         "confidence": confidence,
-        "margin": F.when(is_merged, F.get(guesses, F.lit(0))["confidence"] - second)
+        "margin": F.when(is_merged, of_best["confidence"] - second)
         .otherwise(F.col("margin"))
         .cast("float"),
         "taxonomy_version": F.greatest("taxonomy_version", F.lit(moves.version)),

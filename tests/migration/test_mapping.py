@@ -11,6 +11,7 @@ from catalog_batch.migration.mapping import (
     is_applied,
     plan_migration,
     read_mapping,
+    without_killed_run,
 )
 
 TREE = {"Fruit", "Fruit/Apple", "Fruit/Pear", "Milk", "Milk/Oat", "Milk/Soy"}
@@ -114,6 +115,15 @@ def test_a_mapping_that_was_applied_is_known() -> None:
     assert is_applied(mapping, found.tree, found.moves)
     assert not is_applied(mapping, TREE, {})
     assert not is_applied({**mapping, "Milk/Oat": ("Milk/Soy",)}, found.tree, found.moves)
+
+
+@pytest.mark.parametrize("again", [set(), {"Fruit/Apple", "Nut"}])
+def test_a_tree_that_grew_after_a_killed_run_is_as_if_there_had_been_none(again: set[str]) -> None:
+    mapping = {"Fruit/Apple": ("Fruit/Pome",), "Milk": ("Drinks",)}
+    made = set(plan(mapping).tree)
+    trees = {3: TREE - {"Milk/Soy"}, 4: TREE, 5: made, 6: made | again | {"Tea"}}
+    assert without_killed_run(trees, {}, mapping) == TREE | again | {"Tea"}
+    assert without_killed_run({5: made, 6: made | {"Tea"}}, {}, mapping) is None
 
 
 def test_a_file_gives_the_new_paths_of_each_old_one(tmp_path: Path) -> None:

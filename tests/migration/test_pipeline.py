@@ -174,6 +174,34 @@ def test_a_run_that_was_killed_is_completed_by_the_next(
     assert {row[0] for row in versions} == {1, 2}
 
 
+def test_a_run_that_was_killed_is_completed_after_the_tree_has_grown(
+    shop: Warehouse, mapping: Given, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mapping.of(MAPPING)
+
+    def dies(frame: Any, table: tables.Table) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shop, "upsert", dies)
+    with pytest.raises(KeyboardInterrupt):
+        migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    monkeypatch.undo()
+    tree = shop.read(tables.CATEGORIES).where("taxonomy_version = 2").collect()
+    grown = category_rows(sorted({*(row["path"] for row in tree), "Fruit/Apple", "Tea"}), 3)
+    shop.append(shop.spark.createDataFrame(grown, tables.CATEGORIES.schema), tables.CATEGORIES)
+    migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    assert {product: row[:2] for product, row in published(shop).items()} == {
+        "p0": ("Fruit/Pome", 4),
+        "p1": ("Fruit/Pear", 1),
+        "p2": ("Drinks/Milk/Oat", 4),
+    }
+    newest = shop.read(tables.CATEGORIES).where("taxonomy_version = 4").collect()
+    assert {row["path"] for row in newest} == {row["path"] for row in tree} | {"Tea"}
+    again = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, path, again)
+    assert again.status is Status.NOTHING_TO_DO
+
+
 def test_a_second_mapping_goes_on_from_the_first(
     shop: Warehouse, mapping: Given, make_run: MakeRun
 ) -> None:

@@ -122,6 +122,30 @@ def plan_migration(
     return Migration(frozenset(grown), moves, changes)
 
 
+def without_killed_run(
+    trees: Mapping[int, Collection[str]],
+    earlier: Mapping[str, Paths],
+    mapping: Mapping[str, Paths],
+) -> set[str] | None:
+    """Return the newest tree as it would be, had no run of a mapping been killed in the middle.
+
+    Such a run has written its tree, and not yet what moved to it. Later trees have grown from that.
+
+    Args:
+        trees: All paths by version, from the last on to which anything moved.
+        earlier: Moves that led to that one.
+        mapping: Old path to new paths.
+
+    Returns:
+        None when no tree is of such a run.
+    """
+    for version, before in sorted(trees.items()):
+        made = set(trees.get(version + 1, ()))
+        if mapping.keys() <= set(before) and plan_migration(before, earlier, mapping).tree == made:
+            return {*before, *(set(trees[max(trees)]) - made)}
+    return None
+
+
 def _targets(path: str, mapping: Mapping[str, Paths]) -> Paths:
     for above in reversed(ancestors(path)):
         if above == path and above in mapping:

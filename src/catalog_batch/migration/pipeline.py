@@ -15,6 +15,7 @@ from catalog_batch.migration.mapping import (
     is_applied,
     plan_migration,
     read_mapping,
+    without_killed_run,
 )
 from catalog_batch.moves import Moves, is_stuck, read_moves, with_current_category
 from catalog_batch.runs import Run, Status
@@ -90,27 +91,26 @@ def _kept_out(root: str, dry_run: bool) -> Iterator[None]:
 
 
 def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
-    trees = _newest_trees(warehouse)
-    newest = max(trees, default=0)
     moves = read_moves(warehouse)
-    if is_applied(mapping, trees.get(newest, set()), moves.new_paths):
-        return _Plan(newest, None, moves)
-    if moves.version < newest and set(mapping) <= trees.get(newest - 1, set()):
-        # A run that was killed may have written the tree and not yet what moved to it.
-        planned = plan_migration(trees[newest - 1], moves.new_paths, mapping)
-        if planned.tree == trees[newest]:
-            return _Plan(newest, planned, Moves(newest, planned.moves))
-    planned = plan_migration(trees.get(newest, set()), moves.new_paths, mapping)
-    return _Plan(newest + 1, planned, Moves(newest + 1, planned.moves))
+    version = warehouse.read(tables.CATEGORIES).agg(F.max("taxonomy_version")).collect()[0][0] or 0
+    newest = _trees_since(warehouse, version).get(version, set())
+    if is_applied(mapping, newest, moves.new_paths):
+        return _Plan(version, None, moves)
+    tree = newest
+    if not mapping.keys() <= newest:
+        trees = _trees_since(warehouse, moves.version)
+        tree = without_killed_run(trees, moves.new_paths, mapping) or newest
+    planned = plan_migration(tree, moves.new_paths, mapping)
+    if planned.tree != newest:
+        version += 1
+    return _Plan(version, planned, Moves(version, planned.moves))
 
 
-def _newest_trees(warehouse: Warehouse) -> dict[int, set[str]]:
-    """Return the paths of the newest tree and of the one before it, by version."""
-    categories = warehouse.read(tables.CATEGORIES).select("taxonomy_version", "path")
-    newest = categories.agg((F.max("taxonomy_version") - 1).alias("least"))
-    rows = categories.join(newest, F.col("taxonomy_version") >= F.col("least")).collect()
+def _trees_since(warehouse: Warehouse, version: int) -> dict[int, set[str]]:
+    """Return the paths of a tree and of those after it, by version."""
+    rows = warehouse.read(tables.CATEGORIES).where(F.col("taxonomy_version") >= version)
     trees: dict[int, set[str]] = {}
-    for row in rows:
+    for row in rows.select("taxonomy_version", "path").collect():
         trees.setdefault(row["taxonomy_version"], set()).add(row["path"])
     return trees
 
