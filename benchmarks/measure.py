@@ -279,12 +279,18 @@ def write_result(
     """
     goals = list(goals)
     now = datetime.now(UTC)
-    known = {"question": question, "hardware": hardware(), "measured_at": f"{now:%Y-%m-%d %H:%M}"}
+    known = {
+        "question": question,
+        "hardware": hardware(),
+        "measured_at": f"{now:%Y-%m-%d %H:%M}",
+        "commit": commit(),
+    }
     whole = {**known, **result, "goals": [asdict(goal) | {"met": goal.is_met} for goal in goals]}
     is_quick = result.get("quick", False)
     quick_option = " QUICK=1" if command.startswith("make") else " --quick"
     command += quick_option if is_quick else ""
-    made = f"Made by `{command}`, with {result['idle_before']:.0%} of the CPU time idle before.\n\n"
+    idle = f"{result['idle_before']:.0%} of the CPU time idle before"
+    made = f"Made by `{command}` at commit {known['commit']}, with {idle}.\n\n"
     page = text + made + "".join(f"    {goal.line()}\n" for goal in goals)
     kind = "-quick" if is_quick else ""
     path = RESULTS / f"{question}{kind}_{hardware()}_{now:%Y-%m-%d}"
@@ -294,6 +300,17 @@ def write_result(
     print(text)
     for goal in goals:
         print(goal.line())
+
+
+def commit() -> str:
+    """Return the commit of the checkout, with ``-dirty`` when files differ from it."""
+    described = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from tests.score.shop import open_shop
 
 from catalog_batch.runs import Run
-from catalog_batch.score.pipeline import TASKS_PER_CORE, _dealt_out
+from catalog_batch.score.pipeline import BATCHES_PER_TASK, TASKS_PER_CORE, _dealt_out
 from catalog_batch.score.udf import loading, prediction_udf, shipped_bundle
 from catalog_batch.spark import task_slots
 
@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_loaded_ahead_is_told_and_ends_nothing(
     assert "of-nobody" in caplog.text
 
 
-@pytest.mark.parametrize("count", [1, 100, 10_000])
+@pytest.mark.parametrize("count", [1, 100, 10_000, 100_000])
 def test_images_of_one_file_are_dealt_out_evenly(spark: SparkSession, count: int) -> None:
     slots = task_slots(spark)
     dealt = _dealt_out(spark.range(0, count, 1, 1).toDF("image_id"), count, batch_size=32)
@@ -124,4 +124,5 @@ def test_images_of_one_file_are_dealt_out_evenly(spark: SparkSession, count: int
     sizes = [row["count"] for row in rows]
     assert sum(sizes) == count
     assert max(sizes) - min(sizes) <= 1
-    assert len(sizes) == min(count, slots * max(1, min(TASKS_PER_CORE, count // (32 * slots))))
+    whole_tasks = count // (32 * BATCHES_PER_TASK * slots)
+    assert len(sizes) == min(count, slots * min(max(1, whole_tasks), TASKS_PER_CORE))

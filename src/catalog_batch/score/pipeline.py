@@ -53,8 +53,9 @@ from catalog_batch.warehouse import Warehouse, arrow_batches_of, cached
 
 JOB = "score"
 
-ARROW_BATCH_BYTES = 4 * 2**20
-"""Images that cross from the JVM to Python at a time: more only wait there."""
+ARROW_BATCH_BYTES = 2**20
+"""Images that cross from the JVM to Python at a time: more only wait there, and with fewer a task's
+first answers come while the JVM still reads the rest."""
 
 MAX_ARROW_ROWS = 10_000
 
@@ -62,8 +63,10 @@ DEALT_BYTES_PER_CORE = 2**30
 """Images up to this size are dealt out evenly, over the executors' disks. More of them lie in files
 enough: one holds 128 MB."""
 
-TASKS_PER_CORE = 8
-"""Of those that are dealt out: progress is told by tasks, and a faster core takes one more."""
+BATCHES_PER_TASK, TASKS_PER_CORE = 10, 32
+"""Of images that are dealt out: as many tasks as give each this many batches, and no more than
+that. Between two tasks a worker waits some 0.2 s; but progress is told by tasks, and a faster core
+takes one more."""
 
 MAX_SENT_IDS = 1_000_000
 """Ids of wanted images that every executor is sent; more of them are joined by a shuffle."""
@@ -236,8 +239,8 @@ def _dealt_out(images: DataFrame, count: int, batch_size: int) -> DataFrame:
     Those of a night may lie in one file, which one task alone would read.
     """
     slots = task_slots(images.sparkSession)
-    batches_per_slot = count // (slots * batch_size)
-    return images.repartition(slots * max(1, min(TASKS_PER_CORE, batches_per_slot)))
+    tasks_per_slot = count // (slots * batch_size * BATCHES_PER_TASK)
+    return images.repartition(slots * min(max(1, tasks_per_slot), TASKS_PER_CORE))
 
 
 def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
