@@ -11,7 +11,7 @@ CREATE TABLE shadow_predictions (
   image_count INT NOT NULL COMMENT 'Images that were scored for it',
   model_name STRING NOT NULL COMMENT 'Registered model name',
   model_version INT NOT NULL COMMENT 'Registered model version',
-  taxonomy_version INT NOT NULL COMMENT 'Version of the tree the model was trained on',
+  taxonomy_version INT NOT NULL COMMENT 'Version of the tree that the category is of: the one the model was trained on, or a later one that it was moved to',
   images_version BIGINT NOT NULL COMMENT 'Version of the images table that was scored',
   predicted_at TIMESTAMP NOT NULL COMMENT 'When the prediction was last changed (UTC)',
   run_id STRING NOT NULL COMMENT 'The run that last changed it'

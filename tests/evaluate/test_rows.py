@@ -114,6 +114,22 @@ def test_rows_say_what_the_judgement_says(judgement: Judgement) -> None:
     assert sum(cells) == 300
 
 
+def test_calibration_is_told_before_and_after_temperature(judgement: Judgement) -> None:
+    rows = evaluation_rows(judgement)
+    of_test = [row for row in rows["evaluation_metrics"] if row["split"] == "test"]
+    figures = {row["name"]: row["value"] for row in of_test}
+    assert figures["calibration_error"] < figures["uncalibrated_calibration_error"]
+    assert figures["calibrated_loss"] < figures["loss"]
+
+    def error(is_calibrated: bool) -> float:
+        wanted = {"split": "test", "is_calibrated": is_calibrated}
+        found = [row for row in rows["calibration_bins"] if wanted.items() <= row.items()]
+        gaps = (row["rows"] * abs(row["accuracy"] - row["mean_confidence"]) for row in found)
+        return sum(gaps) / sum(row["rows"] for row in found)
+
+    assert error(True) < error(False)
+
+
 def test_publishing_twice_writes_once_and_another_version_keeps_the_first(
     judgement: Judgement, root: str
 ) -> None:

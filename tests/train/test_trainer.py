@@ -477,9 +477,12 @@ def test_what_cannot_be_trained_is_refused_before_ray_starts(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_refused(training_table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(
+    training_table: Path, tmp_path: Path, no_ray: None, workers: int
+) -> None:
     with pytest.raises(ConfigError, match=r"train\.device is 'gpu' and there are 0 GPUs"):
-        train(training_table, tmp_path / "runs", device="gpu")
+        train(training_table, tmp_path / "runs", device="gpu", num_workers=workers)
 
 
 def test_settings_that_can_be_trained_do_start_ray(
