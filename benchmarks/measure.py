@@ -180,8 +180,17 @@ class _Watch:
         return role
 
 
-def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
+def run_command(
+    command: Sequence[str],
+    interval: float = 1.0,
+    look: Callable[[int], None] = lambda session: None,
+) -> Finished:
     """Run a command in a session of its own and watch it; its last output line is JSON.
+
+    Args:
+        command: To run.
+        interval: Seconds between two looks at its processes.
+        look: Called each time with the session's id.
 
     Raises:
         SystemExit: When it fails; its last errors are shown.
@@ -190,7 +199,7 @@ def run_command(command: Sequence[str], interval: float = 1.0) -> Finished:
         started_at, started = time.time(), time.monotonic()
         child = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
         watch, ended = _Watch(child.pid), threading.Event()
-        watcher = threading.Thread(target=_keep_sampling, args=(watch, ended, interval))
+        watcher = threading.Thread(target=_keep_sampling, args=(watch, ended, interval, look))
         watcher.start()
         _, wait_status, usage = os.wait4(child.pid, 0)
         seconds = time.monotonic() - started
@@ -218,6 +227,22 @@ def session_mib(session: int) -> float:
     """Return the proportional set sizes of a session's processes: shared pages count once."""
     members = [process.pid for process in _processes() if process.session == session]
     return sum(_kib(f"/proc/{pid}/smaps_rollup", "Pss") for pid in members) / 1024
+
+
+def processes_of(session: int) -> list[tuple[Process, str]]:
+    """Return the processes of a session with their roles: driver, jvm and so on."""
+    found = {process.pid: process for process in _processes()}
+    return [(each, _role(each, found)) for each in found.values() if each.session == session]
+
+
+def threads_of(pid: int) -> list[tuple[int, str, float]]:
+    """Return the id, name and CPU seconds of a process's threads; none when it has ended."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return []
+    found = (_process(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return [(each.pid, each.name, each.cpu_seconds) for each in found if each]
 
 
 def require_idle(force: bool) -> float:
@@ -319,10 +344,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _keep_sampling(watch: _Watch, ended: threading.Event, interval: float) -> None:
+def _keep_sampling(
+    watch: _Watch, ended: threading.Event, interval: float, look: Callable[[int], None]
+) -> None:
     """Sample until the command has ended and nothing of its session is left."""
     gone_by = float("inf")
     while watch.sample() and time.monotonic() < gone_by:
+        look(watch.session)
         if ended.wait(interval) and gone_by == float("inf"):
             gone_by = time.monotonic() + 30
         elif ended.is_set():
@@ -330,16 +358,21 @@ def _keep_sampling(watch: _Watch, ended: threading.Event, interval: float) -> No
 
 
 def _processes() -> Iterable[Process]:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                text = Path(f"/proc/{entry}/stat").read_text(encoding="utf-8", errors="replace")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            name, _, rest = text.partition("(")[2].rpartition(")")
-            parts = rest.split()
-            cpu = (int(parts[11]) + int(parts[12])) / _TICKS
-            yield Process(int(entry), int(parts[1]), int(parts[3]), name, cpu)
+    found = (_process(f"/proc/{entry}/stat") for entry in os.listdir("/proc") if entry.isdigit())
+    return (process for process in found if process)
+
+
+def _process(path: str) -> Process | None:
+    """Read a ``stat`` file of a process or a thread; None when that has ended."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    entry, _, rest = text.partition("(")
+    name, _, rest = rest.rpartition(")")
+    parts = rest.split()
+    cpu = (int(parts[11]) + int(parts[12])) / _TICKS
+    return Process(int(entry), int(parts[1]), int(parts[3]), name, cpu)
 
 
 def _role(process: Process, table: dict[int, Process]) -> str:

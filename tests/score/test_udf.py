@@ -1,13 +1,16 @@
 """What the driver and the executors each import and load."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from tests.score.shop import open_shop
@@ -105,6 +108,63 @@ def test_workers_load_the_model_while_the_driver_looks_for_images(
             rows = images.select(predict("content").alias("p")).select("p.*").collect()
     assert [len(row["top_k"]) for row in rows] == [2, 0]
     assert all(started < row["answered_at"] < time.time() for row in rows)
+
+
+def looks_into_workers(spark: SparkSession) -> dict[int, tuple[int, int]]:
+    """Return how many models each Python worker has loaded, and PyTorch's threads in it, by pid."""
+
+    def look(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        import torch
+
+        from catalog_batch.score import worker
+
+        for rows in batches:
+            loads = worker._predictor.cache_info().misses
+            yield rows.assign(pid=os.getpid(), loads=loads, threads=torch.get_num_threads())
+
+    tasks = 4 * task_slots(spark)
+    found = spark.range(0, tasks, 1, tasks).mapInPandas(
+        look, "id long, pid long, loads long, threads long"
+    )
+    return {row["pid"]: (row["loads"], row["threads"]) for row in found.collect()}
+
+
+def test_a_worker_loads_the_model_once_for_all_its_tasks_and_uses_the_task_s_core(
+    spark: SparkSession,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> None:
+    model = open_shop(spark, tmp_path, make_run).model
+    before = looks_into_workers(spark)
+    images = spark.createDataFrame([(make_jpeg(n),) for n in range(8)], "content binary")
+    with shipped_bundle(spark, model.bundle_folder) as bundle:
+        predict = prediction_udf(bundle, 1, 2)
+        images.repartition(8).select(predict("content")).collect()
+    after = looks_into_workers(spark)
+    loaded = {pid: loads - before.get(pid, (0, 0))[0] for pid, (loads, _) in after.items()}
+    assert set(loaded.values()) <= {0, 1}
+    assert sum(loaded.values()) > 0
+    assert all(after[pid][1] == 1 for pid, loads in loaded.items() if loads)
+
+
+def test_an_executor_refuses_a_bundle_that_was_damaged_on_its_way(
+    spark: SparkSession,
+    tmp_path: Path,
+    make_run: Callable[[str], Run],
+    make_jpeg: Callable[..., bytes],
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(open_shop(spark, tmp_path, make_run).model.bundle_folder, damaged)
+    weights = max(damaged.iterdir(), key=lambda file: file.stat().st_size)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    images = spark.createDataFrame([(make_jpeg(1),)], "content binary")
+    with shipped_bundle(spark, damaged) as bundle:
+        rows = images.select(prediction_udf(bundle, 2, 2)("content"))
+        with pytest.raises(PythonException, match=f"ModelRefusedError.*{weights.name}"):
+            rows.collect()
 
 
 def test_a_model_that_cannot_be_loaded_ahead_is_told_and_ends_nothing(

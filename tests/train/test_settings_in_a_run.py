@@ -31,14 +31,19 @@ CASES: dict[str, dict[str, Any]] = {
     "mixing: cutmix": {"mixing": "cutmix"},
     "mixing_alpha": {"mixing": "mixup", "mixing_alpha": 5.0},
     "loss": {"loss": "focal"},
+    "focal_gamma": {"loss": "focal", "focal_gamma": 5.0},
     "label_smoothing": {"label_smoothing": 0.2},
     "class_weights": {"class_weights": "balanced"},
     "sampling": {"sampling": "balanced"},
     "clip_norm": {"optimizer": "sgd", "clip_norm": 1e-3},
     "optimizer": {"optimizer": "sgd"},
+    "weight_decay": {"optimizer": "sgd", "weight_decay": 0.5},
+    "accumulate_steps": {"accumulate_steps": 2},
     "schedule": {"schedule": "cosine"},
+    "schedule: one_cycle": {"schedule": "one_cycle"},
     "backbone_rate": {"backbone_rate": 0.1},
-    "ema_decay": {"ema_decay": 0.5},
+    # Not 0.5: the mean of the two steps is where half of the second one leads, as by `schedule`.
+    "ema_decay": {"ema_decay": 0.25},
     "precision": {"precision": "bf16"},
 }
 """Two batches an epoch, so that a schedule has a second step to be seen in."""
