@@ -51,6 +51,8 @@ bench-scoring: setup  ## Time scoring against a bare loop, Ray Data, Daft and th
 	$(BIN)/python -m benchmarks.scoring.compare usual $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.growth $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.grocery_store $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.profile $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.scoring.gpu $(BENCH_OPTIONS)
 
 check: setup  ## Run ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check src jobs tests benchmarks

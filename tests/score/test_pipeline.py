@@ -11,17 +11,26 @@ from pyspark.sql import SparkSession
 from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, Shop, State, open_shop
 
 from catalog_batch import tables
-from catalog_batch.errors import GateRefusedError, MissingTableError
+from catalog_batch.errors import GateRefusedError, MissingTableError, ReconciliationError
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
 from catalog_batch.score.pipeline import (
+    _check_calls,
+    _check_decisions,
     _known_categories,
+    _require_own_commit,
     rows_per_arrow_batch,
     score_catalogue,
 )
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
+
+NEVER = dict.fromkeys(("c0", "c1", "c2"), 2.0)
+UNSURE = replace(SPEC, thresholds=NEVER, node_thresholds={category_id("Shop"): 0.99})
+"""Of a model that is never sure of a class, and always of the department."""
+
+ANSWER_DDL = "image_id string, failure string, answered_at double"
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +79,20 @@ def stricter(shop: Shop, grown: State) -> State:
 
 @pytest.fixture(scope="module")
 def backed_off(shop: Shop, stricter: State) -> State:
-    """Score with a model that is never sure of a class, and always of the department."""
-    never = dict.fromkeys(("c0", "c1", "c2"), 2.0)
-    unsure = replace(SPEC, thresholds=never, node_thresholds={category_id("Shop"): 0.99})
-    return shop.score(spec=unsure)
+    return shop.score(spec=UNSURE)
 
 
 @pytest.fixture(scope="module")
-def delisted(shop: Shop, backed_off: State) -> State:
+def migrated(shop: Shop, backed_off: State) -> State:
+    """Give the department another name in a newer tree, and score by the model of the old one."""
+    shop.warehouse.create(tables.TAXONOMY_CHANGES)
+    old, new = category_id("Shop"), category_id("Store")
+    shop.add([(5, old, "Shop", new, ["Store"], "renamed", "m")], tables.TAXONOMY_CHANGES)
+    return shop.score(spec=UNSURE)
+
+
+@pytest.fixture(scope="module")
+def delisted(shop: Shop, migrated: State) -> State:
     """Take a product out of the catalogue, with its image, and score as at first."""
     for table in (tables.PRODUCTS, tables.PRODUCT_IMAGES):
         shop.warehouse.spark.sql(
@@ -232,6 +247,17 @@ def test_a_product_gets_the_category_above_when_no_class_is_sure(
     assert row["best_category_id"] == stricter.products["p2"]["best_category_id"]
 
 
+def test_a_model_of_an_older_tree_decides_in_the_newest(backed_off: State, migrated: State) -> None:
+    places = {
+        (row["category_id"], row["category_path"], row["taxonomy_version"])
+        for row in migrated.products.values()
+        if row["decision"] == "backed_off"
+    }
+    assert places == {(category_id("Store"), "Store", 5)}
+    assert migrated.summary.images_scored == 0
+    assert migrated.summary.decisions == backed_off.summary.decisions
+
+
 def test_a_decision_carries_the_guesses_it_was_made_of(first: State, photos: list[bytes]) -> None:
     of_image = first.images[sha256(photos[2]).hexdigest()]
     of_product = first.products["p2"]
@@ -287,6 +313,47 @@ def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
         shop.score()
 
 
+def test_images_that_are_answered_once_each_pass_and_those_that_failed_are_counted(
+    spark: SparkSession, make_run: Callable[[str], Run]
+) -> None:
+    run = make_run("score")
+    start = run.started_at.timestamp()
+    rows = [("a", None, start + 2.0), ("b", "undecodable", start + 1.5)]
+    assert _check_calls(spark.createDataFrame(rows, ANSWER_DDL), 2, run) == 1
+    assert run.measures["start_up_seconds"] == 1.5
+
+
+@pytest.mark.parametrize(("answered", "pending"), [("a", 2), ("abb", 2), ("abb", 3)])
+def test_images_that_are_not_answered_once_each_are_noticed(
+    spark: SparkSession, make_run: Callable[[str], Run], answered: str, pending: int
+) -> None:
+    staged = spark.createDataFrame([(image, None, 1.0) for image in answered], ANSWER_DDL)
+    told = f"{pending} images .* but {len(answered)} rows for {len({*answered})} images came back"
+    with pytest.raises(ReconciliationError, match=told):
+        _check_calls(staged, pending, make_run("score"))
+
+
+def test_a_product_that_is_decided_twice_is_noticed(spark: SparkSession) -> None:
+    decisions = spark.createDataFrame([("p1",), ("p2",)], "product_id string")
+    assert _check_decisions(decisions) == 2
+    with pytest.raises(ReconciliationError, match="3 decisions were made for 2 products"):
+        _check_decisions(decisions.union(decisions.where("product_id = 'p2'")))
+
+
+def test_a_commit_of_another_run_in_between_is_noticed(
+    warehouse: Warehouse, make_run: Callable[[str], Run]
+) -> None:
+    own, other = make_run("score"), make_run("score")
+    with warehouse.stamped(run_id=own.run_id):
+        add_tree(warehouse, 1, "ours")
+    _require_own_commit(warehouse, tables.CATEGORIES, own)
+    with warehouse.stamped(run_id=other.run_id):
+        add_tree(warehouse, 2, "theirs")
+    told = f"of run '{other.run_id}', and this one is '{own.run_id}'"
+    with pytest.raises(ReconciliationError, match=told):
+        _require_own_commit(warehouse, tables.CATEGORIES, own)
+
+
 def test_nothing_is_left_in_staging(shop: Shop, stricter: State) -> None:
     assert list((Path(shop.warehouse.root) / "_staging").iterdir()) == []
 
@@ -299,13 +366,13 @@ def test_before_any_ingest_the_missing_table_is_named(
     assert not warehouse.exists(tables.IMAGE_PREDICTIONS)
 
 
-def test_a_delisted_product_keeps_the_prediction_it_had(backed_off: State, delisted: State) -> None:
-    assert delisted.products["p2"] == backed_off.products["p2"]
+def test_a_delisted_product_keeps_the_prediction_it_had(migrated: State, delisted: State) -> None:
+    assert delisted.products["p2"] == migrated.products["p2"]
     assert delisted.products["p1"]["run_id"] == delisted.run.run_id
 
 
 @pytest.mark.parametrize(
-    ("bytes_per_row", "rows"), [(0, 9_984), (20_000, 192), (131_072, 32), (50_000_000, 32)]
+    ("bytes_per_row", "rows"), [(0, 9_984), (10_000, 96), (131_072, 32), (50_000_000, 32)]
 )
 def test_images_cross_to_python_in_whole_batches_of_the_model(
     bytes_per_row: int, rows: int

@@ -1,0 +1,319 @@
+"""How long does a GPU wait while our predictor decodes JPEGs for it?
+
+    python -m benchmarks.scoring.gpu [--quick] [--force] [--data DIR] [--batch-size N]
+        [--threads N] [--device cpu]
+
+A bundle of a ResNet-50 with random weights is written and loaded, and its one network runs in two
+lanes, in turn, with the same batch size, precision and memory layout:
+
+- bare: the network alone, on normalised batches that lie in the memory of the GPU;
+- catalog-batch: `Predictor.stream` from stored JPEGs, 256 px a side, to predictions, set up as a
+  task with a GPU sets it up: threads decode the next batches while one is on the GPU.
+
+Batches that warm up are dropped, and the median of the rounds counts. The share of the time that
+the GPU waits is not measured but derived: 1 - images x bare seconds an image / our seconds, the
+time in which the bare model would not have been busy. That is 1 less the ratio of the two lanes,
+and what else the GPU does for us, copying and normalising, counts as waiting.
+
+The energies of the first images must be the same in both lanes, or there is no figure. Without a
+GPU nothing is measured; `--device cpu` is there to try this script, on a tiny network.
+
+torch, torchvision, numpy, Pillow and safetensors are enough: on a machine with a GPU and no more
+``PYTHONPATH=src python -m benchmarks.scoring.gpu`` runs.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.ingest.photos import PhotoKind, make_photos
+from benchmarks.measure import argument_parser, require_idle, table, write_result
+from torch import Tensor
+
+from catalog_batch.modeling.allocator import keep_freed_memory
+from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel, load_bundle, write_bundle
+from catalog_batch.modeling.confidence import energies
+from catalog_batch.modeling.networks import build_network
+from catalog_batch.modeling.predictor import Prediction, Predictor
+from catalog_batch.modeling.preprocessing import Preprocessing
+
+STORED = PhotoKind("stored", 256, noise=5.0)
+CLASSES = 81
+TOP_K = 5
+BATCH = 32
+SEED = 17
+MEMORY_BATCHES = 8
+"""Different batches in the device's memory, which are taken again and again."""
+
+SAME_ENERGY = 1e-3
+"""Relative difference up to which both lanes did the same."""
+
+BARE, OURS = "bare", "ours"
+TITLES = {BARE: "bare model, fed from the GPU's memory", OURS: "catalog-batch, from JPEG bytes"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Batches of a lane, those before them that warm up, rounds, different photos; the network."""
+
+    warm_up: int
+    batches: int
+    rounds: int
+    photos: int
+    architecture: str = "resnet50"
+    side: int = 224
+
+
+SIZES = {"cuda": Size(20, 400, 5, 2000), "cpu": Size(1, 10, 3, 100)}
+QUICK = {"cuda": Size(10, 100, 1, 500), "cpu": Size(1, 4, 1, 100, "squeezenet1_1", 64)}
+
+Seconds = dict[str, list[float]]
+"""Of each lane, by round."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: on what, with how many images a batch, how many threads that decode."""
+
+    device: str
+    batch_size: int
+    threads: int
+    size: Size
+
+    @property
+    def images(self) -> int:
+        """How many images a round takes."""
+        return self.size.batches * self.batch_size
+
+    def wait_for_device(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def stored_photos(count: int, data: Path) -> list[bytes]:
+    """Return different JPEGs of the size that ingest stores, drawn when the cache lacks them."""
+    return [path.read_bytes() for path in make_photos(STORED, count, data).files()]
+
+
+def make_bundle(size: Size, folder: Path) -> Path:
+    """Write a bundle of a network with random weights."""
+    torch.manual_seed(SEED)
+    network = build_network(size.architecture, CLASSES, image_side=size.side)
+    spec = BundleSpec(
+        architecture=size.architecture,
+        classes=tuple(ClassLabel(f"c{number}", f"Shop/{number}") for number in range(CLASSES)),
+        preprocessing=Preprocessing.for_side(size.side),
+        taxonomy_version=1,
+        training_table="training_examples",
+        training_table_version=0,
+        git_commit="0" * 40,
+        metrics={},
+        thresholds={},
+        created_at="2026-01-01T00:00:00Z",
+    )
+    write_bundle(folder, network, spec, np.zeros((1, size.side, size.side, 3), np.uint8))
+    return folder
+
+
+def batches_on_device(task: Task, bundle: Bundle, photos: Sequence[bytes]) -> list[Tensor]:
+    """Return the first batches as the network takes them: float32 [N, 3, S, S], channels last."""
+    preprocessing, contents = bundle.spec.preprocessing, cycle(photos)
+    batches = []
+    for _ in range(MEMORY_BATCHES):
+        decoded = [preprocessing.decode(photo) for photo in islice(contents, task.batch_size)]
+        pixels = torch.from_numpy(np.stack(decoded)).to(task.device)
+        batches.append(preprocessing.normalise(pixels))
+    return batches
+
+
+def time_bare(task: Task, bundle: Bundle, batches: Iterable[Tensor]) -> float:
+    """Return the seconds of a round of the network alone."""
+    network, again = bundle.module, cycle(batches)
+    with torch.inference_mode():
+        for batch in islice(again, task.size.warm_up):
+            network(batch)
+        task.wait_for_device()
+        start = time.perf_counter()
+        for batch in islice(again, task.size.batches):
+            network(batch)
+        task.wait_for_device()
+    return time.perf_counter() - start
+
+
+def time_ours(task: Task, predictor: Predictor, photos: Sequence[bytes]) -> float:
+    """Return the seconds of a round of the predictor.
+
+    Its stream goes on before and after: as much is decoded ahead at the end as at the start.
+    """
+    answers = predictor.stream(cycle(photos))
+    _take(answers, task.size.warm_up * task.batch_size)
+    start = time.perf_counter()
+    _take(answers, task.images)
+    return time.perf_counter() - start
+
+
+def _take(answers: Iterable[object], count: int) -> None:
+    """Take answers; each is there only when the device has given it.
+
+    Raises:
+        SystemExit: For a picture without a prediction.
+    """
+    for answer in islice(answers, count):
+        if not isinstance(answer, Prediction):
+            sys.exit(f"A stored photo has no prediction, no figure: {answer}")
+
+
+def require_same_answers(
+    task: Task, bundle: Bundle, predictor: Predictor, photos: Sequence[bytes], batch: Tensor
+) -> None:
+    """Stop when the predictor does not compute what the bare model does for its first batch.
+
+    Raises:
+        SystemExit: With the largest difference.
+    """
+    with torch.inference_mode():
+        logits = bundle.module(batch).float().cpu().numpy()
+    expected = energies(logits, bundle.spec.temperature)
+    answers = predictor.predict(list(islice(cycle(photos), task.batch_size)))
+    found = [answer.energy if isinstance(answer, Prediction) else np.nan for answer in answers]
+    difference = float(np.abs(np.array(found) - expected).max() / np.abs(expected).max())
+    if not difference <= SAME_ENERGY:
+        sys.exit(f"The lanes do not do the same, no figure: energies differ by {difference:.2%}.")
+
+
+def measure_lanes(task: Task, photos: Sequence[bytes]) -> Seconds:
+    """Run both lanes round by round, on one network."""
+    found: Seconds = {BARE: [], OURS: []}
+    with tempfile.TemporaryDirectory(prefix="bench-scoring-") as folder:
+        bundle = load_bundle(make_bundle(task.size, Path(folder) / "bundle"))
+    predictor = Predictor(bundle, TOP_K, task.batch_size, task.device, task.threads)
+    batches = batches_on_device(task, bundle, photos)
+    require_same_answers(task, bundle, predictor, photos, batches[0])
+    for number in range(1, task.size.rounds + 1):
+        found[BARE].append(time_bare(task, bundle, batches))
+        found[OURS].append(time_ours(task, predictor, photos))
+        paces = ", ".join(f"{lane} {task.images / found[lane][-1]:,.1f}" for lane in found)
+        print(f"round {number}, images/s: {paces}", flush=True)
+    return found
+
+
+def images_per_second(task: Task, found: Seconds, lane: str) -> float:
+    return task.images / statistics.median(found[lane])
+
+
+def ratio(found: Seconds, lane: str) -> float:
+    """Return a lane's images per second over those of the bare model."""
+    return statistics.median(found[BARE]) / statistics.median(found[lane])
+
+
+def wait_share(found: Seconds) -> float:
+    """Return the share of our time in which the bare model would not have been busy.
+
+    Both lanes take as many images. Never below 0: chance may find ours the faster one.
+    """
+    return max(0.0, 1 - ratio(found, OURS))
+
+
+def page_of(task: Task, found: Seconds) -> str:
+    """Return the page, as Markdown."""
+    intro, size = __doc__.partition("[--device cpu]")[2].strip(), task.size
+    header = ("lane", "images/s (range)", "against the bare model", "GPU waits")
+    return (
+        f"# A GPU that scores JPEGs, beside the bare model\n\n{intro}\n\n"
+        f"{device_name(task)}; torch {torch.__version__}; {size.architecture}, fp32, "
+        f"{size.side} px; {task.batch_size} images a batch; {task.threads} threads decode; "
+        f"{size.rounds} rounds of {size.batches} batches after {size.warm_up}; {size.photos:,} "
+        f"different photos.\n\n{table(header, [_line(task, found, lane) for lane in found])}\n"
+    )
+
+
+def _line(task: Task, found: Seconds, lane: str) -> list[str]:
+    paces = [task.images / seconds for seconds in found[lane]]
+    return [
+        TITLES[lane],
+        f"{images_per_second(task, found, lane):,.1f} ({min(paces):,.1f}-{max(paces):,.1f})",
+        f"{ratio(found, lane):.2f}",
+        f"{wait_share(found):.1%}" if lane == OURS else "",
+    ]
+
+
+def device_name(task: Task) -> str:
+    return torch.cuda.get_device_name() if task.device == "cuda" else "CPU, to try the script"
+
+
+def question(task: Task) -> str:
+    """Name the result's files after what differs from the defaults."""
+    parts = ["scoring-gpu"]
+    parts += ["on-cpu"] if task.device == "cpu" else []
+    parts += [] if task.batch_size == BATCH else [f"batch{task.batch_size}"]
+    parts += [] if task.threads == _cores() else [f"threads{task.threads}"]
+    return "-".join(parts)
+
+
+def command_of(task: Task) -> str:
+    """Return the command that makes this result."""
+    options = f"--batch-size {task.batch_size} --threads {task.threads}"
+    options += " --device cpu" if task.device == "cpu" else ""
+    return f"python -m benchmarks.scoring.gpu {options}"
+
+
+def result_of(task: Task, found: Seconds) -> dict[str, object]:
+    """Return what is stored as JSON, but for how the machine was."""
+    return {
+        "device": task.device,
+        "device_name": device_name(task),
+        "torch": torch.__version__,
+        "architecture": task.size.architecture,
+        "side": task.size.side,
+        "precision": "fp32",
+        "batch_size": task.batch_size,
+        "threads": task.threads,
+        "images": task.images,
+        "seconds": found,
+        "images_per_second": {lane: images_per_second(task, found, lane) for lane in found},
+        "ratio": ratio(found, OURS),
+        "wait_share": wait_share(found),
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser("Compare the predictor on a GPU with the bare model.")
+    parser.add_argument("--device", choices=SIZES, default="cuda", help="cpu: to try the script")
+    parser.add_argument("--batch-size", type=int, default=BATCH)
+    parser.add_argument("--threads", type=int, default=_cores(), help="that decode")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parse_arguments()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("Skipped: PyTorch sees no GPU here. --device cpu tries the script on a CPU.")
+        return
+    size = (QUICK if given.quick else SIZES)[given.device]
+    task = Task(given.device, given.batch_size, given.threads, size)
+    photos = stored_photos(size.photos, given.data.resolve())
+    idle = require_idle(given.force)
+    keep_freed_memory()  # As a worker that scores does, and its number of threads.
+    torch.set_num_threads(task.threads)
+    found = measure_lanes(task, photos)
+    told = {"quick": given.quick, "forced": given.force, "idle_before": idle}
+    result = {**told, **result_of(task, found)}
+    # No goal: nothing was asked of the ratio, which depends on how many cores a GPU has beside it.
+    write_result(question(task), result, page_of(task, found), [], command_of(task))
+
+
+if __name__ == "__main__":
+    main()
