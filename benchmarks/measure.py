@@ -1,7 +1,6 @@
 """Time a command and watch its processes: what all benchmarks measure with.
 
-Linux only: processes are found by their session in ``/proc``, which also holds those that have
-lost their parent, as Spark's Python workers and its JVM do when a driver ends.
+Linux only: processes are found by their session, see ``processes.py``.
 """
 
 import argparse
@@ -21,22 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.processes import DRIVER, kib_of, processes_of
+
 RESULTS = Path(__file__).parent / "results"
 IDLE_SHARE = 0.8
-_TICKS = os.sysconf("SC_CLK_TCK")
-_DRIVER = "driver"
-_ROLES = ("jvm", "spark daemon", "python worker", "decoder")
-
-
-@dataclass(frozen=True)
-class Process:
-    """A line of ``/proc``: ids, name, CPU seconds used so far."""
-
-    pid: int
-    parent: int
-    session: int
-    name: str
-    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -153,15 +140,14 @@ class _Watch:
 
     def sample(self) -> bool:
         """Look at each process once; return whether any is left."""
-        table = {process.pid: process for process in _processes()}
-        members = [process for process in table.values() if process.session == self.session]
+        members = processes_of(self.session)
         total = 0
-        for process in members:
+        for process, role in members:
             self.cpu[process.pid] = process.cpu_seconds
-            total += _kib(f"/proc/{process.pid}/smaps_rollup", "Pss")
-            role = self._role_of(process, table)
-            peak = _kib(f"/proc/{process.pid}/status", "VmHWM")
-            self.peak_kib_by_role[role] = max(peak, self.peak_kib_by_role.get(role, 0))
+            total += kib_of(process.pid, "smaps_rollup", "Pss")
+            kept = self._kept_role(process.pid, role)
+            peak = kib_of(process.pid, "status", "VmHWM")
+            self.peak_kib_by_role[kept] = max(peak, self.peak_kib_by_role.get(kept, 0))
         self.peak_kib = max(self.peak_kib, total)
         return bool(members)
 
@@ -171,12 +157,11 @@ class _Watch:
             total[self.roles[pid]] = total.get(self.roles[pid], 0.0) + seconds
         return total
 
-    def _role_of(self, process: Process, table: dict[int, Process]) -> str:
+    def _kept_role(self, pid: int, role: str) -> str:
         """Return the role of a process; it keeps the one it had when Spark ends before it."""
-        role = _role(process, table)
-        if role == _DRIVER:
-            role = self.roles.get(process.pid, role)
-        self.roles[process.pid] = role
+        if role == DRIVER:
+            role = self.roles.get(pid, role)
+        self.roles[pid] = role
         return role
 
 
@@ -221,28 +206,6 @@ def run_command(
         started_at=started_at,
         cpu_seconds_by_role=watch.cpu_by_role(),
     )
-
-
-def session_mib(session: int) -> float:
-    """Return the proportional set sizes of a session's processes: shared pages count once."""
-    members = [process.pid for process in _processes() if process.session == session]
-    return sum(_kib(f"/proc/{pid}/smaps_rollup", "Pss") for pid in members) / 1024
-
-
-def processes_of(session: int) -> list[tuple[Process, str]]:
-    """Return the processes of a session with their roles: driver, jvm and so on."""
-    found = {process.pid: process for process in _processes()}
-    return [(each, _role(each, found)) for each in found.values() if each.session == session]
-
-
-def threads_of(pid: int) -> list[tuple[int, str, float]]:
-    """Return the id, name and CPU seconds of a process's threads; none when it has ended."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except FileNotFoundError:
-        return []
-    found = (_process(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
-    return [(each.pid, each.name, each.cpu_seconds) for each in found if each]
 
 
 def require_idle(force: bool) -> float:
@@ -355,44 +318,6 @@ def _keep_sampling(
             gone_by = time.monotonic() + 30
         elif ended.is_set():
             time.sleep(interval)
-
-
-def _processes() -> Iterable[Process]:
-    found = (_process(f"/proc/{entry}/stat") for entry in os.listdir("/proc") if entry.isdigit())
-    return (process for process in found if process)
-
-
-def _process(path: str) -> Process | None:
-    """Read a ``stat`` file of a process or a thread; None when that has ended."""
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    entry, _, rest = text.partition("(")
-    name, _, rest = rest.rpartition(")")
-    parts = rest.split()
-    cpu = (int(parts[11]) + int(parts[12])) / _TICKS
-    return Process(int(entry), int(parts[1]), int(parts[3]), name, cpu)
-
-
-def _role(process: Process, table: dict[int, Process]) -> str:
-    """Name a process by how far below Spark's JVM it stands; ``driver`` when it does not."""
-    steps = 0
-    current: Process | None = process
-    while current is not None:
-        if current.name == "java":
-            return _ROLES[min(steps, len(_ROLES) - 1)]
-        steps, current = steps + 1, table.get(current.parent)
-    return _DRIVER
-
-
-def _kib(path: str, key: str) -> int:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):  # The process has ended.
-        return 0
-    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) if found else 0
 
 
 def _cpu_times() -> list[int]:

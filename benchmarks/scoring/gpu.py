@@ -37,20 +37,18 @@ import numpy as np
 import torch
 from benchmarks.ingest.photos import PhotoKind, make_photos
 from benchmarks.measure import argument_parser, require_idle, table, write_result
+from benchmarks.scoring.random_bundle import write_random_bundle
 from torch import Tensor
 
 from catalog_batch.modeling.allocator import keep_freed_memory
-from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel, load_bundle, write_bundle
+from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.modeling.confidence import energies
-from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.predictor import Prediction, Predictor
-from catalog_batch.modeling.preprocessing import Preprocessing
 
 STORED = PhotoKind("stored", 256, noise=5.0)
 CLASSES = 81
 TOP_K = 5
 BATCH = 32
-SEED = 17
 MEMORY_BATCHES = 8
 """Different batches in the device's memory, which are taken again and again."""
 
@@ -104,24 +102,8 @@ def stored_photos(count: int, data: Path) -> list[bytes]:
     return [path.read_bytes() for path in make_photos(STORED, count, data).files()]
 
 
-def make_bundle(size: Size, folder: Path) -> Path:
-    """Write a bundle of a network with random weights."""
-    torch.manual_seed(SEED)
-    network = build_network(size.architecture, CLASSES, image_side=size.side)
-    spec = BundleSpec(
-        architecture=size.architecture,
-        classes=tuple(ClassLabel(f"c{number}", f"Shop/{number}") for number in range(CLASSES)),
-        preprocessing=Preprocessing.for_side(size.side),
-        taxonomy_version=1,
-        training_table="training_examples",
-        training_table_version=0,
-        git_commit="0" * 40,
-        metrics={},
-        thresholds={},
-        created_at="2026-01-01T00:00:00Z",
-    )
-    write_bundle(folder, network, spec, np.zeros((1, size.side, size.side, 3), np.uint8))
-    return folder
+def random_bundle(size: Size, folder: Path) -> Path:
+    return write_random_bundle(folder, size.architecture, CLASSES, size.side)
 
 
 def batches_on_device(task: Task, bundle: Bundle, photos: Sequence[bytes]) -> list[Tensor]:
@@ -194,7 +176,7 @@ def measure_lanes(task: Task, photos: Sequence[bytes]) -> Seconds:
     """Run both lanes round by round, on one network."""
     found: Seconds = {BARE: [], OURS: []}
     with tempfile.TemporaryDirectory(prefix="bench-scoring-") as folder:
-        bundle = load_bundle(make_bundle(task.size, Path(folder) / "bundle"))
+        bundle = load_bundle(random_bundle(task.size, Path(folder) / "bundle"))
     predictor = Predictor(bundle, TOP_K, task.batch_size, task.device, task.threads)
     batches = batches_on_device(task, bundle, photos)
     require_same_answers(task, bundle, predictor, photos, batches[0])

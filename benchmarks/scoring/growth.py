@@ -23,7 +23,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import torch
 from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
 from benchmarks.ingest.photos import SMALL, make_photos
 from benchmarks.measure import (
@@ -35,11 +34,9 @@ from benchmarks.measure import (
     table,
     write_result,
 )
+from benchmarks.scoring.random_bundle import write_random_bundle
 from PIL import Image
 
-from catalog_batch.modeling.bundle import BundleSpec, ClassLabel, write_bundle
-from catalog_batch.modeling.networks import build_network
-from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.registry import Registry
 
 FULL = (1_000, 10_000, 100_000, 200_000)
@@ -89,23 +86,8 @@ def make_catalogue(size: int, folder: Path, data: Path) -> Path:
     warehouse = folder / "warehouse"
     run_command(ingest_command(make_photos(SMALL, 1, data), warehouse))
     add_products(warehouse, 1, size, NOW)
-    torch.manual_seed(17)
-    paths = [f"Shop/{number}" for number in range(CLASSES)]
-    spec = BundleSpec(
-        architecture="squeezenet1_1",
-        classes=tuple(ClassLabel(f"c{number}", path) for number, path in enumerate(paths)),
-        preprocessing=Preprocessing.for_side(SIDE),
-        taxonomy_version=1,
-        training_table="training_examples",
-        training_table_version=0,
-        git_commit="0" * 40,
-        metrics={},
-        thresholds={},
-        created_at="2026-01-01T00:00:00Z",
-    )
-    network = build_network(spec.architecture, CLASSES, image_side=SIDE)
-    write_bundle(folder / "bundle", network, spec, np.zeros((1, SIDE, SIDE, 3), np.uint8))
-    Registry(warehouse / "_registry").register(MODEL, folder / "bundle", {})
+    bundle = write_random_bundle(folder / "bundle", "squeezenet1_1", CLASSES, SIDE)
+    Registry(warehouse / "_registry").register(MODEL, bundle, {})
     return warehouse
 
 

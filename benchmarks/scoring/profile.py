@@ -25,13 +25,12 @@ from benchmarks.ingest.lanes import CATALOG_BATCH
 from benchmarks.measure import (
     Finished,
     arguments,
-    processes_of,
     require_idle,
     run_command,
     table,
-    threads_of,
     write_result,
 )
+from benchmarks.processes import processes_of, threads_of
 from benchmarks.scoring.catalogue import Catalogue, make_catalogues
 
 from catalog_batch.config import SparkSettings

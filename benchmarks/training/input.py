@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.measure import Goal, arguments, require_idle, session_mib, table, write_result
+from benchmarks.measure import Goal, arguments, require_idle, table, write_result
+from benchmarks.processes import session_mib
 from benchmarks.training.data import TrainingData, make_large_file, make_training_data
 
 from catalog_batch.modeling.allocator import ONE_ARENA

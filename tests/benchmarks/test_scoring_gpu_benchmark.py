@@ -32,7 +32,7 @@ def found(photos: list[bytes]) -> Seconds:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    return load_bundle(gpu.make_bundle(TASK.size, tmp_path / "bundle"))
+    return load_bundle(gpu.random_bundle(TASK.size, tmp_path / "bundle"))
 
 
 def test_both_lanes_are_timed_in_every_round(found: Seconds) -> None:

@@ -20,6 +20,12 @@ from catalog_batch.score.pipeline import BATCHES_PER_TASK, TASKS_PER_CORE, _deal
 from catalog_batch.score.udf import loading, prediction_udf, shipped_bundle
 from catalog_batch.spark import task_slots
 
+
+@pytest.fixture
+def bundle_folder(spark: SparkSession, tmp_path: Path, make_run: Callable[[str], Run]) -> Path:
+    return open_shop(spark, tmp_path, make_run).model.bundle_folder
+
+
 DRIVER = """
 import sys
 import catalog_batch.registry, catalog_batch.score.pipeline
@@ -94,14 +100,10 @@ def test_a_task_has_the_cores_and_the_gpu_that_spark_gave_it(tmp_path: Path) -> 
 
 
 def test_workers_load_the_model_while_the_driver_looks_for_images(
-    spark: SparkSession,
-    tmp_path: Path,
-    make_run: Callable[[str], Run],
-    make_jpeg: Callable[..., bytes],
+    spark: SparkSession, bundle_folder: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
-    model = open_shop(spark, tmp_path, make_run).model
     started = time.time()
-    with shipped_bundle(spark, model.bundle_folder) as bundle:
+    with shipped_bundle(spark, bundle_folder) as bundle:
         predict = prediction_udf(bundle, 2, 2)
         with loading(spark, predict):
             images = spark.createDataFrame([(make_jpeg(1),), (b"no photo",)], "content binary")
@@ -130,15 +132,11 @@ def looks_into_workers(spark: SparkSession) -> dict[int, tuple[int, int]]:
 
 
 def test_a_worker_loads_the_model_once_for_all_its_tasks_and_uses_the_task_s_core(
-    spark: SparkSession,
-    tmp_path: Path,
-    make_run: Callable[[str], Run],
-    make_jpeg: Callable[..., bytes],
+    spark: SparkSession, bundle_folder: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
-    model = open_shop(spark, tmp_path, make_run).model
     before = looks_into_workers(spark)
     images = spark.createDataFrame([(make_jpeg(n),) for n in range(8)], "content binary")
-    with shipped_bundle(spark, model.bundle_folder) as bundle:
+    with shipped_bundle(spark, bundle_folder) as bundle:
         predict = prediction_udf(bundle, 1, 2)
         images.repartition(8).select(predict("content")).collect()
     after = looks_into_workers(spark)
@@ -149,13 +147,10 @@ def test_a_worker_loads_the_model_once_for_all_its_tasks_and_uses_the_task_s_cor
 
 
 def test_an_executor_refuses_a_bundle_that_was_damaged_on_its_way(
-    spark: SparkSession,
-    tmp_path: Path,
-    make_run: Callable[[str], Run],
-    make_jpeg: Callable[..., bytes],
+    spark: SparkSession, bundle_folder: Path, tmp_path: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
     damaged = tmp_path / "damaged"
-    shutil.copytree(open_shop(spark, tmp_path, make_run).model.bundle_folder, damaged)
+    shutil.copytree(bundle_folder, damaged)
     weights = max(damaged.iterdir(), key=lambda file: file.stat().st_size)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -37,7 +37,7 @@ from catalog_batch.train import checkpoints, cluster, worker
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error, device_for
 from catalog_batch.train.recipe import make_optimizer
 from catalog_batch.train.reports import FitState, PartialEpoch
-from catalog_batch.train.trainer import TrainedModel, train_classifier
+from catalog_batch.train.trainer import TrainedModel, require_recipe, train_classifier
 
 Write = Callable[..., Path]
 Event = dict[str, Any]
@@ -483,6 +483,17 @@ def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(
 ) -> None:
     with pytest.raises(ConfigError, match=r"train\.device is 'gpu' and there are 0 GPUs"):
         train(training_table, tmp_path / "runs", device="gpu", num_workers=workers)
+
+
+def test_a_process_of_a_cluster_that_sees_no_gpu_leaves_them_to_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    wanted = settings_for_test(device="gpu", num_workers=2)
+    with pytest.raises(ConfigError, match=r"there are 0 GPUs"):
+        require_recipe(wanted)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    require_recipe(wanted)
 
 
 def test_settings_that_can_be_trained_do_start_ray(

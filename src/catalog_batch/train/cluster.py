@@ -190,6 +190,19 @@ def _gpus(settings: TrainSettings) -> int:
     return int(resources.get("GPU", 0))
 
 
+def refuse_missing_gpus(settings: TrainSettings) -> None:
+    """Refuse GPUs that this machine has not, before Ray starts on it.
+
+    Those of a cluster are counted when it is there, and a process of a cluster sees only its own:
+    a trial of a search none, though its workers have some.
+
+    Raises:
+        ConfigError: As ``device_for``.
+    """
+    if not (settings.ray_address or ray.is_initialized()):
+        device_for(settings, torch.cuda.device_count())
+
+
 def device_for(settings: TrainSettings, gpus: int) -> tuple[str, str]:
     """Choose ``gpu`` or ``cpu`` for all workers alike; return it with the reason.
 

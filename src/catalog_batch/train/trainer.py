@@ -23,7 +23,7 @@ from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network, refuse_untrainable, require_one_network
 from catalog_batch.modeling.starting import is_bundle, starting_network
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.cluster import device_for, run_workers
+from catalog_batch.train.cluster import refuse_missing_gpus, run_workers
 from catalog_batch.train.readers import preprocessing_for, scoring_preprocessing_for
 from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
@@ -254,8 +254,7 @@ def require_recipe(settings: TrainSettings) -> None:
     Raises:
         BadInputError: Naming them.
     """
-    if not settings.ray_address:  # A cluster's GPUs are known when it is there.
-        device_for(settings, torch.cuda.device_count())
+    refuse_missing_gpus(settings)
     is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
     device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
     refuse_contradictions(settings)
