@@ -52,6 +52,9 @@ _LOCAL = {
     "spark.ui.showConsoleProgress": "false",
     # The default runs 50 tasks for each look at a table's log.
     "spark.databricks.delta.snapshotPartitions": "2",
+    # Answers for a few dozen rows are smaller than the default, 64 KB, and would all wait in the
+    # Python worker until its task ends.
+    "spark.buffer.size": "4096",
     # Plans are described for pages that are off: the usual mode makes texts of 60,000 characters.
     "spark.sql.ui.explainMode": "simple",
 }

@@ -12,11 +12,9 @@ import pandas as pd
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 from tests.score.shop import open_shop
 
 from catalog_batch.runs import Run
-from catalog_batch.score.pipeline import BATCHES_PER_TASK, TASKS_PER_CORE, _dealt_out
 from catalog_batch.score.udf import loading, prediction_udf, shipped_bundle
 from catalog_batch.spark import task_slots
 
@@ -169,15 +167,3 @@ def test_a_model_that_cannot_be_loaded_ahead_is_told_and_ends_nothing(
         pass
     assert "could not be loaded ahead" in caplog.text
     assert "of-nobody" in caplog.text
-
-
-@pytest.mark.parametrize("count", [1, 100, 10_000, 100_000])
-def test_images_of_one_file_are_dealt_out_evenly(spark: SparkSession, count: int) -> None:
-    slots = task_slots(spark)
-    dealt = _dealt_out(spark.range(0, count, 1, 1).toDF("image_id"), count, batch_size=32)
-    rows = dealt.groupBy(F.spark_partition_id()).count().collect()
-    sizes = [row["count"] for row in rows]
-    assert sum(sizes) == count
-    assert max(sizes) - min(sizes) <= 1
-    whole_tasks = count // (32 * BATCHES_PER_TASK * slots)
-    assert len(sizes) == min(count, slots * min(max(1, whole_tasks), TASKS_PER_CORE))

@@ -22,6 +22,7 @@ from catalog_batch.progress import polled_progress
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
+from catalog_batch.score.dealing import deal_out, round_sizes
 from catalog_batch.score.fingerprint import (
     INPUTS,
     OUTPUTS,
@@ -60,13 +61,8 @@ first answers come while the JVM still reads the rest."""
 MAX_ARROW_ROWS = 10_000
 
 DEALT_BYTES_PER_CORE = 2**30
-"""Images up to this size are dealt out evenly, over the executors' disks. More of them lie in files
+"""Images up to this size are dealt out, over the executors' disks. More of them lie in files
 enough: one holds 128 MB."""
-
-BATCHES_PER_TASK, TASKS_PER_CORE = 10, 32
-"""Of images that are dealt out: as many tasks as give each this many batches, and no more than
-that. Between two tasks a worker waits some 0.2 s; but progress is told by tasks, and a faster core
-takes one more."""
 
 MAX_SENT_IDS = 1_000_000
 """Ids of wanted images that every executor is sent; more of them are joined by a shuffle."""
@@ -189,8 +185,10 @@ def _score_images(
         size = ledger.bytes_per_row(warehouse.root, tables.IMAGES.name, version)
         sent = F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen
         contents = contents_of(images, sent, days)
-        if pending * size <= DEALT_BYTES_PER_CORE * task_slots(warehouse.spark):
-            contents = _dealt_out(contents, pending, settings.batch_size)
+        slots = task_slots(warehouse.spark)
+        if pending * size <= DEALT_BYTES_PER_CORE * slots:
+            # Those of a night may lie in one file, which one task alone would read.
+            contents = deal_out(contents, round_sizes(pending, slots, settings.batch_size), slots)
         answered = warehouse.spark.sparkContext.accumulator(0)
         predicted = _predicted(contents, udf(answered), model, run)
         with (
@@ -231,16 +229,6 @@ def _predicted(images: DataFrame, predict: Predict, model: ModelVersion, run: Ru
         F.lit(run.started_at).alias("scored_at"),
         F.lit(run.run_id).alias("run_id"),
     )
-
-
-def _dealt_out(images: DataFrame, count: int, batch_size: int) -> DataFrame:
-    """Give every task as many images as the others, and every core several tasks.
-
-    Those of a night may lie in one file, which one task alone would read.
-    """
-    slots = task_slots(images.sparkSession)
-    tasks_per_slot = count // (slots * batch_size * BATCHES_PER_TASK)
-    return images.repartition(slots * min(max(1, tasks_per_slot), TASKS_PER_CORE))
 
 
 def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
