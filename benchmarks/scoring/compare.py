@@ -147,7 +147,7 @@ ENGINES = (BARE, RAY, *([DAFT] if HAS_DAFT else []), PLAIN, OURS)
 QUESTIONS = {
     question.name: question
     for question in (
-        Question("fp32", ENGINES, Size(200, 1280, 3)),
+        Question("fp32", ENGINES, Size(200, 3200, 3)),
         Question("int8", tuple(map(in_int8, ENGINES)), Size(200, 3200, 3)),
         Question("usual", (BARE, SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS), Size(200, 1280, 3)),
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from tests.score.shop import UNDECODABLE, Shop, open_shop
 
 from catalog_batch import tables
+from catalog_batch.errors import ReconciliationError
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import pipeline
 from catalog_batch.warehouse import Warehouse
@@ -19,7 +20,7 @@ POINTS = {
     "after the predictions were merged": (pipeline, "_decide_products"),
     "after the products were decided": (pipeline, "_check_decisions"),
     "before the decisions are merged": (Warehouse, "upsert"),
-    "after the decisions were merged": (pipeline, "_require_own_commit"),
+    "after the decisions were merged": (pipeline, "_count_decisions"),
 }
 OWN = {"run_id", "scored_at", "predicted_at"}
 
@@ -89,3 +90,29 @@ def test_a_run_after_a_kill_leaves_what_an_undisturbed_one_does(
     expected = Status.NOTHING_TO_DO if point.startswith("after the decisions") else Status.PUBLISHED
     assert again.run.status is expected
     assert list(staging.iterdir()) == []
+
+
+def test_another_run_that_writes_images_at_once_is_noticed_and_the_next_run_completes(
+    fresh: Shop,
+    undisturbed: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lock is of one machine; on another a run may have begun all the same."""
+    shop = copy_of(fresh, tmp_path)
+    insert_new = Warehouse.insert_new
+
+    def followed_by_another(warehouse: Warehouse, frame: DataFrame, table: tables.Table) -> int:
+        written = insert_new(warehouse, frame, table)
+        with warehouse.stamped(run_id="theirs"):
+            warehouse.spark.sql(
+                f"ALTER TABLE delta.`{warehouse.path(table)}` SET TBLPROPERTIES (of = 'theirs')"
+            )
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Warehouse, "insert_new", followed_by_another)
+        with pytest.raises(ReconciliationError, match="'image_predictions' is of run 'theirs'"):
+            shop.score()
+    assert shop.score().run.status is Status.PUBLISHED
+    assert content(shop) == undisturbed

@@ -201,17 +201,21 @@ def _score_images(
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
-                _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope)
-            _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope)
+                _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope, run)
+            _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope, run)
     return pending, failed, there - pending
 
 
-def _publish(warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope) -> None:
+def _publish(
+    warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope, run: Run
+) -> None:
     if scope.rescore:
         # The time of scoring tells the next run what comes next.
-        warehouse.upsert(staged, table, restamp=True)
+        written = warehouse.upsert(staged, table, restamp=True)
     else:
-        warehouse.insert_new(staged, table)
+        written = warehouse.insert_new(staged, table)
+    if written:
+        _require_own_commit(warehouse, table, run)
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
