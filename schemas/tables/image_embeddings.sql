@@ -9,5 +9,6 @@ CREATE TABLE image_embeddings (
 COMMENT 'Images as points: near ones look alike to the model version; written when score.keep_embeddings is set'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
+  'delta.dataSkippingStatsColumns' = 'image_id,model_name,model_version',
   'delta.constraints.embedding_has_values' = 'size(embedding) > 0'
 )

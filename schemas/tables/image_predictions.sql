@@ -13,6 +13,7 @@ CREATE TABLE image_predictions (
 COMMENT 'What each model version says of each image'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
+  'delta.dataSkippingStatsColumns' = 'image_id,model_name,model_version,run_id',
   'delta.constraints.margin_is_share' = 'margin IS NULL OR (margin >= 0 AND margin <= 1)',
   'delta.constraints.scored_or_failed' = '(failure IS NULL) = (size(top_k) > 0)'
 )

@@ -55,6 +55,9 @@ _LOCAL = {
     # Answers for a few dozen rows are smaller than the default, 64 KB, and would all wait in the
     # Python worker until its task ends.
     "spark.buffer.size": "4096",
+    # Rows decoded at a time. 4096 images, the default, are 64 MB and more a core, which the JVM
+    # copies whenever it collects.
+    "spark.sql.parquet.columnarReaderBatchSize": "256",
     # Plans are described for pages that are off: the usual mode makes texts of 60,000 characters.
     "spark.sql.ui.explainMode": "simple",
 }
