@@ -366,6 +366,23 @@ def test_a_run_after_a_kill_between_two_commits_converges(changed: State, killed
     assert killed.outcomes.total == killed.run.rows_in
 
 
+def test_a_product_is_there_once_its_images_are(shop: Shop, first: State) -> None:
+    """Else a scoring that comes between would say that it has none."""
+
+    def first_commit(table: tables.Table) -> int:
+        [commit] = [
+            commit
+            for commit in DeltaTable(shop.warehouse.path(table)).history()
+            if commit["version"] == first.versions[table.name]
+        ]
+        assert commit["operation"] != "CREATE TABLE"
+        return int(commit["timestamp"])
+
+    order = [tables.IMAGES, tables.PRODUCT_IMAGES, tables.PRODUCTS]
+    moments = [first_commit(table) for table in order]
+    assert moments == sorted(moments)
+
+
 def test_nothing_is_left_in_staging(shop: Shop, killed: State) -> None:
     assert list((shop.folder / "warehouse" / "_staging").iterdir()) == []
 

@@ -146,9 +146,12 @@ def _publish(
 ) -> int:
     """Commit what was found; return rows changed.
 
-    Images are there before a table names one; what does not depend on each other goes side by side.
+    Images are there before a table names one, and a product comes last: whoever decides it between
+    two commits must see all of its images, and a late night does not ask again for one that is
+    stored. What does not depend on each other goes side by side.
     """
     rows, night, spark = intake.rows, intake.night, warehouse.spark
+    products = publication.stage_products(warehouse, rows, intake.manifest.absent, night, run)
 
     def images() -> int:
         added = publication.append_new_images(warehouse, found, new_images, run)
@@ -160,10 +163,11 @@ def _publish(
     def duplicates() -> int:
         return publication.publish_duplicates(warehouse, settings.near_duplicate_distance, run)
 
-    def products() -> int:
-        return publication.publish_products(warehouse, rows, intake.manifest.absent, night, run)
+    def labels() -> int:
+        return publication.publish_labels(warehouse, products, run)
 
-    changed = sum(run_together(spark, images, products))
+    changed = sum(run_together(spark, images, labels))
+    changed += warehouse.upsert(products, tables.PRODUCTS)
     return changed + publication.delist_vanished(warehouse, rows, night, run)
 
 

@@ -93,12 +93,11 @@ def publish_duplicates(warehouse: Warehouse, distance: int, run: Run) -> int:
     return warehouse.upsert(groups, tables.IMAGE_DUPLICATES)
 
 
-def publish_products(
+def stage_products(
     warehouse: Warehouse, rows: DataFrame, absent: list[str], night: Night, run: Run
-) -> int:
-    """Commit products, their categories and the seller's labels; a late night only adds."""
-    stamp = (run.started_at, run.run_id)
-    named = rows.transform(transforms.select_products, *stamp).transform(
+) -> DataFrame:
+    """Return the products of a manifest as they shall be stored; of a late night the new ones."""
+    named = rows.transform(transforms.select_products, run.started_at, run.run_id).transform(
         transforms.with_stored_columns, warehouse.read(tables.PRODUCTS), absent
     )
     if night.is_late:
@@ -106,14 +105,18 @@ def publish_products(
         named = named.join(known, "product_id", "left_anti").withColumn(
             "delisted_at", _listing_of_newcomers(night, run)
         )
-    products = warehouse.stage(named, f"{run.run_id}/products")
-    labels = products.transform(transforms.select_seller_labels, *stamp)
+    return warehouse.stage(named, f"{run.run_id}/products")
+
+
+def publish_labels(warehouse: Warehouse, products: DataFrame, run: Run) -> int:
+    """Commit the categories of staged products, and the seller's labels."""
+    labels = products.transform(transforms.select_seller_labels, run.started_at, run.run_id)
     unlabelled = products.where(F.col("category_id").isNull())
     changed = _publish_categories(warehouse, products)
-    # Labels first: products that are stored already are not asked again by a late night.
     changed += warehouse.upsert(labels, tables.LABELS)
-    changed += warehouse.delete(unlabelled.withColumn("source", F.lit("seller")), tables.LABELS)
-    return changed + warehouse.upsert(products, tables.PRODUCTS)
+    return changed + warehouse.delete(
+        unlabelled.withColumn("source", F.lit("seller")), tables.LABELS
+    )
 
 
 def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
