@@ -133,6 +133,13 @@ def test_without_a_run_log_the_run_still_works_and_says_so(
     assert not ledger.exists(str(tmp_path), "run_log")
 
 
+def test_a_job_leaves_nothing_where_there_is_no_warehouse(tmp_path: Path, clock: Clock) -> None:
+    mistyped = tmp_path / "warehose"
+    with open_run("score", Settings(warehouse=str(mistyped)), clock):
+        pass
+    assert not mistyped.exists()
+
+
 def test_run_ids_are_in_order_of_time_and_differ_within_a_second(tmp_path: Path) -> None:
     settings = Settings(warehouse=str(tmp_path))
     ids = []

@@ -10,13 +10,13 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 
 from catalog_batch.errors import LockHeldError, MissingTableError
@@ -43,7 +43,20 @@ def require(root: str, table: str) -> None:
 
 def table_version(root: str, table: str) -> int | None:
     """Return the newest version of a table, None when it has not been created."""
-    return DeltaTable(f"{root}/{table}").version() if exists(root, table) else None
+    if not exists(root, table):
+        return None
+    return DeltaTable(f"{root}/{table}", without_files=True).version()
+
+
+def last_stamp(root: str, table: str) -> dict[str, str]:
+    """Return what a table's newest commit was stamped with, empty when it was not by us."""
+    [commit] = DeltaTable(f"{root}/{table}", without_files=True).history(1)
+    return stamp_of(commit)
+
+
+def is_empty(root: str, table: str) -> bool:
+    """Return whether a table has no file of rows, or is not there."""
+    return not (exists(root, table) and DeltaTable(f"{root}/{table}").file_uris())
 
 
 def bytes_per_row(root: str, table: str, version: int | None = None) -> int:
@@ -94,7 +107,7 @@ def stamp_of(commit: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find_rows(
-    root: str, table: str, columns: Sequence[str], values: Mapping[str, str]
+    root: str, table: str, columns: Sequence[str], values: Mapping[str, str | int]
 ) -> Iterator[dict[str, Any]]:
     """Yield columns of the rows with these values by column; none when a column is missing."""
     if not exists(root, table):
@@ -104,9 +117,7 @@ def find_rows(
     if not {*columns, *values} <= set(schema.names):
         return
     asked = pa.schema([schema.field(column) for column in dict.fromkeys((*columns, *values))])
-    equals = [(column, "=", value) for column, value in values.items()]
-    for file in source.file_uris():
-        yield from _stored_rows(file, asked, equals)
+    yield from _stored_rows(source, asked, values)
 
 
 def append_rows(root: str, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -136,16 +147,14 @@ def replace_rows(
     Raises:
         MissingTableError: When no Spark job has created the table yet.
     """
-    equals = [(column, "=", value) for column, value in (among or {}).items()]
+    equals = among or {}
     with _locked_table(root, table) as target:
         wanted = _as_arrow(rows, target)
-        stored = [
-            row for file in target.file_uris() for row in _stored_rows(file, wanted.schema, equals)
-        ]
+        stored = [*_stored_rows(target, wanted.schema, equals)]
         # OPTIMIZE may have changed the order of a table's rows.
         if sorted(stored, key=repr) == sorted(wanted.to_pylist(), key=repr):
             return False
-        predicate = " AND ".join(f"{column} = {_literal(value)}" for column, _, value in equals)
+        predicate = " AND ".join(f"{name} = {_literal(value)}" for name, value in equals.items())
         write_deltalake(target, wanted, mode="overwrite", predicate=predicate or None)
         return True
 
@@ -162,11 +171,15 @@ def _as_arrow(rows: Sequence[Mapping[str, Any]], target: DeltaTable) -> pa.Table
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
 
 
-def _stored_rows(uri: str, schema: pa.Schema, equals: list[tuple[str, str, Any]]) -> list[Any]:
-    # delta-rs quotes the spaces of a local path as well, which is no URI otherwise.
-    path = uri if "://" in uri else unquote(uri)
-    rows: list[Any] = pq.read_table(path, schema=schema, filters=equals or None).to_pylist()
-    return rows
+def _stored_rows(
+    source: DeltaTable, schema: pa.Schema, equals: Mapping[str, str | int]
+) -> Iterator[dict[str, Any]]:
+    # By the store that delta-rs read the log from: pyarrow's own knows no s3a.
+    rows = source.to_pyarrow_dataset(schema=schema)
+    conditions = [pc.field(column) == value for column, value in equals.items()]
+    wanted = reduce(and_, conditions) if conditions else None
+    for batch in rows.to_batches(filter=wanted):
+        yield from batch.to_pylist()
 
 
 def _literal(value: str | int) -> str:

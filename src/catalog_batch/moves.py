@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from catalog_batch import tables
+from catalog_batch import ledger, tables
 from catalog_batch.spark import lookup
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
@@ -44,7 +44,9 @@ def read_moves(warehouse: Warehouse, before: int | None = None) -> Moves:
         warehouse: Need not have the table.
         before: Only those to trees of an earlier version than this.
     """
-    rows = warehouse.read_or_empty(tables.TAXONOMY_CHANGES)
+    if ledger.is_empty(warehouse.root, tables.TAXONOMY_CHANGES.name):
+        return Moves()  # As mostly: Spark takes a second to say so.
+    rows = warehouse.read(tables.TAXONOMY_CHANGES)
     if before is not None:
         rows = rows.where(F.col("taxonomy_version") < before)
     newest = rows.agg(F.max("taxonomy_version").alias("taxonomy_version"))

@@ -5,19 +5,23 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import CatalogBatchError
+from catalog_batch.locations import plain_path
 
 logger = logging.getLogger(__name__)
 
 RUN_LOG = "run_log"
+FOUNDS = "ingest"
+"""The job that creates a warehouse, with all of its tables."""
 
 Clock = Callable[[], datetime]
 """Tells the time, UTC."""
@@ -116,7 +120,7 @@ def open_run(job: str, settings: Settings, clock: Clock) -> Iterator[Run]:
         started_at=now,
         config_hash=config_hash(settings),
     )
-    with ledger.held_lock(ledger.lock_folder(root) / f"job-{job}.lock", wait=False):
+    with _lock(root, job):
         try:
             yield run
         except CatalogBatchError as error:
@@ -135,6 +139,14 @@ def open_run(job: str, settings: Settings, clock: Clock) -> Iterator[Run]:
         finally:
             run.finished_at = clock()
             _log(root, run)
+
+
+def _lock(root: str, job: str) -> AbstractContextManager[None]:
+    """Return the job's lock; none in a folder that is not there, for its name may be mistyped."""
+    folder = ledger.lock_folder(root)
+    if job != FOUNDS and folder.parent == Path(plain_path(root)) and not folder.parent.is_dir():
+        return nullcontext()
+    return ledger.held_lock(folder / f"job-{job}.lock", wait=False)
 
 
 def config_hash(settings: Settings) -> str:

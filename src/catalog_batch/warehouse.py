@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial, reduce
+from typing import NoReturn
 
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import MapType, StructField
 
+from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
-from catalog_batch.ledger import stamp_of
 from catalog_batch.resources import resource_folder
 from catalog_batch.spark import build_session, no_rows, run_together, wait_until_idle
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
@@ -113,8 +114,10 @@ class Warehouse:
         Raises:
             MissingTableError: When the table has not been created.
         """
-        self._require(table)
-        return int(self._last_commit(table)["version"])
+        version = ledger.table_version(self.root, table.name)
+        if version is None:
+            self._refuse_missing(table)
+        return version
 
     def versions(self, *tables: Table) -> dict[str, int]:
         """Return the newest versions of tables, by name.
@@ -122,12 +125,11 @@ class Warehouse:
         Raises:
             MissingTableError: When one has not been created.
         """
-        found = run_together(self.spark, *[partial(self.version, table) for table in tables])
-        return {table.name: version for table, version in zip(tables, found, strict=True)}
+        return {table.name: self.version(table) for table in tables}
 
     def last_user_metadata(self, table: Table) -> dict[str, str]:
         """Return what the newest commit was stamped with, empty when it was not by us."""
-        return stamp_of(self._last_commit(table))
+        return ledger.last_stamp(self.root, table.name)
 
     @contextmanager
     def stamped(self, **metadata: str) -> Iterator[None]:
@@ -290,10 +292,13 @@ class Warehouse:
 
     def _require(self, table: Table) -> None:
         if not self.exists(table):
-            raise MissingTableError(
-                f"Table {table.name!r} is not in the warehouse {self.root!r}. "
-                "Run the job that writes it first, or check --warehouse."
-            )
+            self._refuse_missing(table)
+
+    def _refuse_missing(self, table: Table) -> NoReturn:
+        raise MissingTableError(
+            f"Table {table.name!r} is not in the warehouse {self.root!r}. "
+            "Run the job that writes it first, or check --warehouse."
+        )
 
     def _read_log(self, table: Table) -> None:
         self.read(table)._jdf.inputFiles()  # whose names stay in the JVM
@@ -311,10 +316,6 @@ class Warehouse:
 
     def _target(self, table: Table) -> DeltaTable:
         return DeltaTable.forPath(self.spark, self.path(table)).alias("target")
-
-    def _last_commit(self, table: Table) -> dict[str, str]:
-        row = DeltaTable.forPath(self.spark, self.path(table)).history(1).collect()[0]
-        return row.asDict()
 
     def _evolve(self, table: Table) -> None:
         stored = {field.name: field for field in self.read(table).schema.fields}

@@ -16,7 +16,9 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
+from catalog_batch import ledger
 from catalog_batch.config import IngestSettings
 from catalog_batch.errors import BadInputError
 from catalog_batch.imaging import Reason, Rejection
@@ -43,9 +45,10 @@ class Store:
 
     def __init__(self, port: int, log: Path) -> None:
         self.log = log
+        self.endpoint = f"http://127.0.0.1:{port}"
         self.query = f"endpoint_override=127.0.0.1:{port}&scheme=http"
         self.root = f"s3://bucket/photos?{self.query}"
-        self.client: Any = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        self.client: Any = boto3.client("s3", endpoint_url=self.endpoint)
 
     def put(self, key: str, content: bytes, bucket: str = "bucket") -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=content)
@@ -107,6 +110,22 @@ def test_a_night_from_an_object_store_is_ingested_once_and_tells_no_secret(
     told = [caplog.text, *(run.status_line() for run in runs)]
     told += [str(warehouse.read(table).drop("content").collect()) for table in ALL_TABLES]
     assert not [text for text in told if CANARY in text]
+
+
+def test_what_is_read_without_spark_may_be_in_an_object_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``score`` asks ``run_log`` before it starts Spark; ``s3a`` is how Spark names such a root."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    runs = pa.table({"run_id": ["r1", "r2", "r3"], "job": ["score", "ingest", "score"]})
+    write_deltalake("s3a://bucket/warehouse/run_log", runs)
+    root = "s3a://bucket/warehouse"
+    of_score = ledger.find_rows(root, "run_log", ("run_id",), {"job": "score"})
+    assert {row["run_id"] for row in of_score} == {"r1", "r3"}
+    assert ledger.table_version(root, "run_log") == 0
+    assert not ledger.is_empty(root, "run_log")
+    assert ledger.last_stamp(root, "run_log") == {}
 
 
 def wait_until_served(port: int, server: "subprocess.Popen[bytes]") -> None:
