@@ -501,12 +501,15 @@ def score(
         session = begin_session(settings.spark, "catalog-batch score", DAEMON)
         from catalog_batch.modeling.spec import check_bundle, refuse_embeddings
         from catalog_batch.modeling.variants import VARIANTS, require_engine
+        from catalog_batch.models_table import require_same_registry
         from catalog_batch.registry import Registry
         from catalog_batch.score.fingerprint import is_done
         from catalog_batch.score.pipeline import score_catalogue
         from catalog_batch.warehouse import open_warehouse
 
-        resolved = Registry(settings.registry_folder).resolve(settings.score.model)
+        registry = Registry(settings.registry_folder)
+        resolved = registry.resolve(settings.score.model)
+        require_same_registry(settings.warehouse, registry, resolved.model_name)
         spec = check_bundle(resolved.bundle_folder)
         require_engine(VARIANTS[spec.variant])
         if settings.score.keep_embeddings:

@@ -396,8 +396,13 @@ class ScoreSettings(_Section):
     decision already: the least share of them that changed. Above it nothing is published (exit 30):
     the model may be broken, or the images."""
 
+    max_failed_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of a night's images that may fail to be scored; above it nothing is published (exit
+    30). Ingest has decoded them all: many failures are an executor's, or the model's."""
+
     min_gate_products: int = Field(default=100, ge=1)
-    """Products below which neither share refuses a night: the log warns of what would have been."""
+    """Products, and for ``max_failed_share`` images, below which no share refuses a night: of
+    products the log warns of what would have been."""
 
 
 VariantName = Literal[

@@ -14,7 +14,8 @@
     ├── GateRefusedError              30   a quality gate blocked publishing
     ├── ModelRefusedError             40   a model bundle is damaged, foreign or missing
     ├── LockHeldError                 75   another run of the same job holds the lock
-    └── ReconciliationError            1   rows in and rows out do not add up: nothing was published
+    ├── ReconciliationError            1   rows in and rows out do not add up: nothing was published
+    └── ConcurrentWriteError           1   another run wrote the same table at once
 
 Exit codes 0 (published) and 10 (nothing to do, or already applied) are outcomes, not errors:
 see ``runs.py``.
@@ -81,3 +82,10 @@ class LockHeldError(CatalogBatchError):
 
 class ReconciliationError(CatalogBatchError):
     """Raised when rows in and rows out do not add up; nothing is published then."""
+
+
+class ConcurrentWriteError(CatalogBatchError):
+    """Raised when another run wrote a table between this one's reading and its commit, or after.
+
+    This run's rows are published, and the next run looks at all again.
+    """

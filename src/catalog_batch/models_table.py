@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from catalog_batch import ledger
+from catalog_batch.errors import ModelRefusedError
 from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.registry import ModelVersion, Registry
 
@@ -21,9 +22,49 @@ def publish_models(root: str, registry: Registry) -> None:
 
     Raises:
         MissingTableError: When no Spark job has created the table yet.
+        ModelRefusedError: From ``require_same_registry``.
     """
-    rows = [_model_row(version) for version in registry.list_versions()]
+    versions = registry.list_versions()
+    for name in {version.model_name for version in versions}:
+        require_same_registry(root, registry, name)
+    rows = [_model_row(version) for version in versions]
     ledger.replace_rows(root, TABLE, rows)
+
+
+def require_same_registry(root: str, registry: Registry, model_name: str) -> None:
+    """Check that the registry means by a version's number what the warehouse knows by it.
+
+    Predictions and figures are stored under the number: in another registry, or in one that was
+    lost and begun anew, another bundle would take them over as its own.
+
+    Args:
+        root: Of the warehouse; that it has the table is not asked.
+        registry: To go on with.
+        model_name: Whose versions are compared.
+
+    Raises:
+        ModelRefusedError: When a known version has another digest there, or none is there.
+    """
+    columns = ("version", "digest")
+    known = ledger.find_rows(root, TABLE, columns, {"model_name": model_name})
+    digests = {row["version"]: row["digest"] for row in known}
+    there = {
+        version.version: version.digest
+        for version in registry.list_versions()
+        if version.model_name == model_name
+    }
+    others = [number for number in digests if there.get(number, digests[number]) != digests[number]]
+    if others:
+        differs = f"as version {min(others)} of {model_name!r} another bundle"
+    elif digests and not there:
+        differs = f"no version of {model_name!r}"
+    else:
+        return
+    raise ModelRefusedError(
+        f"The registry {str(registry.folder)!r} has {differs}, and the warehouse {root!r} has "
+        f"predictions and figures of version {min(others or digests)}. Give the registry that it "
+        "was filled with (--set registry=), or go on under another name (--set train.model_name=)."
+    )
 
 
 def held_aliases(root: str) -> AbstractContextManager[None]:

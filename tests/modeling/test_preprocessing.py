@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
 
@@ -127,6 +127,17 @@ def bad_pictures() -> dict[str, bytes]:
 @pytest.mark.parametrize("content", bad_pictures().values(), ids=bad_pictures().keys())
 def test_bytes_that_cannot_be_decoded_raise_one_error(content: bytes) -> None:
     with pytest.raises(ImageDecodeError):
+        PREPROCESSING.decode(content)
+
+
+def test_want_of_memory_is_not_held_against_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(smooth(40, 40), "JPEG")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(MemoryError):
         PREPROCESSING.decode(content)
 
 

@@ -1,6 +1,6 @@
 """A shop of a few products, as ingest leaves it, and a tiny real model that scores it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -124,13 +124,13 @@ class Shop:
         return register(Path(self.warehouse.root).parent, seed)
 
 
-def register(folder: Path, seed: int) -> ModelVersion:
+def register(folder: Path, seed: int, tags: Mapping[str, str] | None = None) -> ModelVersion:
     """Register a network of random weights as the next version of the model."""
     torch.manual_seed(seed)
     network = build_network(SPEC.architecture, len(SPEC.classes), image_side=48)
     golden = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
     write_bundle(folder / f"bundle-{seed}", network, SPEC, golden)
-    return Registry(folder / "registry").register("catalogue", folder / f"bundle-{seed}", {})
+    return Registry(folder / "registry").register("catalogue", folder / f"bundle-{seed}", {}, tags)
 
 
 def open_shop(spark: SparkSession, folder: Path, make_run: Callable[[str], Run]) -> Shop:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from delta.tables import DeltaTable
@@ -13,6 +14,7 @@ from tests.score.shop import NOW, SETTINGS, Shop, open_shop
 from catalog_batch import tables
 from catalog_batch.runs import Run
 from catalog_batch.score.fingerprint import writers_since_last
+from catalog_batch.score.gate import NightFigures, count_night
 
 # Decides nothing: no run of before had it, so that one with it decides all.
 DECIDES_ALL = SETTINGS.model_copy(update={"min_gate_products": 1_000})
@@ -48,8 +50,15 @@ def restamped(shop: Shop, product_id: str, run_id: str) -> None:
 
 
 def test_a_night_decides_what_anything_happened_to_as_one_that_decides_all(
-    shop: Shop, make_jpeg: Callable[..., bytes]
+    shop: Shop, make_jpeg: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    counted = list[NightFigures]()
+
+    def count(*args: Any) -> NightFigures:
+        counted.append(count_night(*args))
+        return counted[-1]
+
+    monkeypatch.setattr("catalog_batch.score.pipeline.count_night", count)
     before = shop.rows(tables.PRODUCT_PREDICTIONS, "product_id")
     with ingest(shop, "night-1"):
         photo = make_jpeg(7)
@@ -70,9 +79,10 @@ def test_a_night_decides_what_anything_happened_to_as_one_that_decides_all(
     whole = shop.score(DECIDES_ALL)
     assert whole.run.measures["products_decided"] == 4
     assert whole.summary.products_changed == 0
-    # The shares of the gate are of all products in either.
-    assert night.summary.decisions == whole.summary.decisions
-    assert night.run.measures["drift"] == 0.0
+    # The shares of the gate are of all products in either: all but p3.
+    of_night, of_whole = ((each.products, each.abstained, each.foreign) for each in counted)
+    assert of_night == of_whole
+    assert (counted[0].products, counted[0].compared) == (4, 3)
 
 
 def test_an_image_that_a_killed_run_had_scored_decides_its_product(

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from tests.score.shop import UNDECODABLE, Shop, open_shop
 
 from catalog_batch import tables
-from catalog_batch.errors import ReconciliationError
+from catalog_batch.errors import ConcurrentWriteError
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import pipeline
 from catalog_batch.warehouse import Warehouse
@@ -112,7 +112,7 @@ def test_another_run_that_writes_images_at_once_is_noticed_and_the_next_run_comp
 
     with monkeypatch.context() as patch:
         patch.setattr(Warehouse, "insert_new", followed_by_another)
-        with pytest.raises(ReconciliationError, match="'image_predictions' is of run 'theirs'"):
+        with pytest.raises(ConcurrentWriteError, match=r"'image_predictions'.* of run 'theirs'"):
             shop.score()
     assert shop.score().run.status is Status.PUBLISHED
     assert content(shop) == undisturbed

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,15 +12,21 @@ from pyspark.sql import SparkSession
 from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, Shop, State, open_shop
 
 from catalog_batch import tables
-from catalog_batch.errors import GateRefusedError, MissingTableError, ReconciliationError
+from catalog_batch.errors import (
+    ConcurrentWriteError,
+    GateRefusedError,
+    MissingTableError,
+    ReconciliationError,
+)
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
 from catalog_batch.score.pipeline import (
+    _alone,
     _check_calls,
     _check_decisions,
     _known_categories,
-    _require_own_commit,
+    _pass_failures,
     rows_per_arrow_batch,
     score_catalogue,
 )
@@ -281,6 +288,17 @@ def test_a_night_that_moves_the_mix_too_far_is_refused_and_the_old_one_served(
     shutil.rmtree(kept)
 
 
+def test_many_failures_are_refused_for_they_would_be_for_good(spark: SparkSession) -> None:
+    reasons = [None, None, "undecodable", "not_finite", "undecodable"]
+    staged = spark.createDataFrame([(each,) for each in reasons], "failure string")
+    bounds = {"max_failed_share": 0.5, "min_gate_products": 5}
+    told = r"3 of 5 images .*\(1 not_finite, 2 undecodable\).*max_failed_share is 0.5"
+    with pytest.raises(GateRefusedError, match=told):
+        _pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds))
+    for each in ({"max_failed_share": 0.6}, {"min_gate_products": 6}):
+        _pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds | each))
+
+
 def add_tree(warehouse: Warehouse, version: int, *category_ids: str) -> None:
     warehouse.create(tables.CATEGORIES)
     rows = [(version, each, None, each, each, 1) for each in category_ids]
@@ -323,13 +341,20 @@ def test_images_that_are_answered_once_each_pass_and_those_that_failed_are_count
     assert run.measures["start_up_seconds"] == 1.5
 
 
-@pytest.mark.parametrize(("answered", "pending"), [("a", 2), ("abb", 2), ("abb", 3)])
+@pytest.mark.parametrize(
+    ("answered", "pending", "remedy"),
+    [("a", 2, "Run again"), ("abb", 2, "Run again"), ("abb", 3, "images has an id twice")],
+)
 def test_images_that_are_not_answered_once_each_are_noticed(
-    spark: SparkSession, make_run: Callable[[str], Run], answered: str, pending: int
+    spark: SparkSession,
+    make_run: Callable[[str], Run],
+    answered: str,
+    pending: int,
+    remedy: str,
 ) -> None:
     staged = spark.createDataFrame([(image, None, 1.0) for image in answered], ANSWER_DDL)
     told = f"{pending} images .* but {len(answered)} rows for {len({*answered})} images came back"
-    with pytest.raises(ReconciliationError, match=told):
+    with pytest.raises(ReconciliationError, match=f"{told}.*{remedy}"):
         _check_calls(staged, pending, make_run("score"))
 
 
@@ -340,18 +365,28 @@ def test_a_product_that_is_decided_twice_is_noticed(spark: SparkSession) -> None
         _check_decisions(decisions.union(decisions.where("product_id = 'p2'")))
 
 
-def test_a_commit_of_another_run_in_between_is_noticed(
-    warehouse: Warehouse, make_run: Callable[[str], Run]
+@pytest.mark.parametrize(
+    ("writers", "is_alone"),
+    [
+        ([], True),
+        (["own"], True),
+        (["other"], False),
+        (["other", "own"], False),
+        (["own", "other"], False),
+    ],
+)
+def test_a_commit_of_another_run_is_noticed_whenever_it_came(
+    warehouse: Warehouse, make_run: Callable[[str], Run], writers: list[str], is_alone: bool
 ) -> None:
-    own, other = make_run("score"), make_run("score")
-    with warehouse.stamped(run_id=own.run_id):
-        add_tree(warehouse, 1, "ours")
-    _require_own_commit(warehouse, tables.CATEGORIES, own)
-    with warehouse.stamped(run_id=other.run_id):
-        add_tree(warehouse, 2, "theirs")
-    told = f"of run '{other.run_id}', and this one is '{own.run_id}'"
-    with pytest.raises(ReconciliationError, match=told):
-        _require_own_commit(warehouse, tables.CATEGORIES, own)
+    runs = {"own": make_run("score"), "other": make_run("score")}
+    warehouse.create(tables.CATEGORIES)
+    told = rf"'categories' went from version 0 to {len(writers)}.*'{runs['own'].run_id}'"
+    expected = nullcontext() if is_alone else pytest.raises(ConcurrentWriteError, match=told)
+    with expected, _alone(warehouse, tables.CATEGORIES, runs["own"]) as left_at:
+        for version, name in enumerate(writers):
+            with warehouse.stamped(run_id=runs[name].run_id):
+                add_tree(warehouse, version, name)
+    assert left_at == {"categories": len(writers)}
 
 
 def test_nothing_is_left_in_staging(shop: Shop, stricter: State) -> None:

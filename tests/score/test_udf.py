@@ -101,9 +101,17 @@ def test_workers_load_the_model_while_the_driver_looks_for_images(
     spark: SparkSession, bundle_folder: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
     started = time.time()
+    before = looks_into_workers(spark)
     with shipped_bundle(spark, bundle_folder) as bundle:
         predict = prediction_udf(bundle, 2, 2)
         with loading(spark, predict):
+            while time.time() < started + 60:  # Before any image is asked for.
+                after = looks_into_workers(spark)
+                loaded = [loads - before.get(pid, (0, 0))[0] for pid, (loads, _) in after.items()]
+                if any(each > 0 for each in loaded):
+                    break
+                time.sleep(0.2)
+            assert max(loaded) == 1
             images = spark.createDataFrame([(make_jpeg(1),), (b"no photo",)], "content binary")
             rows = images.select(predict("content").alias("p")).select("p.*").collect()
     assert [len(row["top_k"]) for row in rows] == [2, 0]

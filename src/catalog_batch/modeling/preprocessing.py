@@ -102,11 +102,12 @@ class Preprocessing:
 
         Raises:
             ImageDecodeError: For bytes that cannot be decoded, whatever is wrong with them.
+            MemoryError: For want of memory, which says nothing of the picture.
         """
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 return np.array(self._centre(_to_rgb(self._loaded(image))), dtype=np.uint8)
-        except ImageDecodeError:
+        except (ImageDecodeError, MemoryError):
             raise
         except Exception as error:
             # Decoders raise OSError, ValueError, SyntaxError, struct.error and more on bad bytes,

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
-from catalog_batch.errors import GateRefusedError, ReconciliationError
+from catalog_batch.errors import ConcurrentWriteError, GateRefusedError, ReconciliationError
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.modeling.variants import VARIANTS
 from catalog_batch.moves import read_moves, with_current_category
@@ -25,7 +25,6 @@ from catalog_batch.score import transforms
 from catalog_batch.score.dealing import deal_out, round_sizes
 from catalog_batch.score.fingerprint import (
     INPUTS,
-    OUTPUTS,
     fingerprint,
     versions_of,
     writers_since_last,
@@ -110,6 +109,9 @@ def score_catalogue(
     Raises:
         MissingTableError: When nothing was ingested yet.
         ReconciliationError: When the model was not called once for each image.
+        GateRefusedError: When too much would change or too many images failed: nothing is published
+            of what the error names.
+        ConcurrentWriteError: When another run wrote the same tables meanwhile.
     """
     read = versions_of(warehouse.root, INPUTS)
     images_version = read[tables.IMAGES.name]
@@ -135,8 +137,10 @@ def score_catalogue(
                     warehouse, model, udf, settings, run, images_version, scope
                 )
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS, tables.RUN_LOG)
+        read |= warehouse.versions(tables.IMAGE_PREDICTIONS)
         with (
             warehouse.stamped(run_id=run.run_id, job=JOB),
+            _alone(warehouse, _target(scope), run) as left_at,
             _changed_products(warehouse, model, settings, scope) as changed,
         ):
             products_changed = _decide_products(
@@ -150,7 +154,7 @@ def score_catalogue(
         "images_left": left,
         **decisions,
     }
-    versions = {**read, **versions_of(warehouse.root, OUTPUTS)}
+    versions = {**read, **left_at}
     run.table_versions = {name: at for name, at in versions.items() if at is not None}
     run.details = {"model": f"{model.model_name}/{model.version}"}
     if scope.is_everything and not left:
@@ -198,6 +202,7 @@ def _score_images(
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
             failed = _check_calls(staged, pending, run)
+            _pass_failures(staged, failed, pending, settings)
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
@@ -209,13 +214,36 @@ def _score_images(
 def _publish(
     warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope, run: Run
 ) -> None:
-    if scope.rescore:
-        # The time of scoring tells the next run what comes next.
-        written = warehouse.upsert(staged, table, restamp=True)
-    else:
-        written = warehouse.insert_new(staged, table)
-    if written:
-        _require_own_commit(warehouse, table, run)
+    with _alone(warehouse, table, run):
+        if scope.rescore:
+            # The time of scoring tells the next run what comes next.
+            warehouse.upsert(staged, table, restamp=True)
+        else:
+            warehouse.insert_new(staged, table)
+
+
+@contextmanager
+def _alone(warehouse: Warehouse, table: tables.Table, run: Run) -> Iterator[dict[str, int | None]]:
+    """Make sure that no run of another machine, where our lock is not, writes a table meanwhile.
+
+    Yields:
+        A mapping that has the table's version, by its name, after the block.
+
+    Raises:
+        ConcurrentWriteError: When another commit than one of this run came.
+    """
+    before, left_at = warehouse.version(table), dict[str, int | None]()
+    yield left_at
+    left_at[table.name] = after = warehouse.version(table)
+    stamp = warehouse.last_user_metadata(table)
+    if after == before or (after == before + 1 and stamp.get("run_id") == run.run_id):
+        return
+    raise ConcurrentWriteError(
+        f"Table {table.name!r} went from version {before} to {after} while run {run.run_id!r} "
+        f"worked on it; the newest is of run {stamp.get('run_id')!r}. What this run found is "
+        "published, perhaps between rows of the other. See that the scheduler starts one at a "
+        "time and that nobody changes tables meanwhile, and run again: that looks at everything."
+    )
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
@@ -244,15 +272,38 @@ def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
         F.min("answered_at").alias("first_answer"),
     ).collect()[0]
     if not counted["rows"] == counted["images"] == pending:
+        is_twice = counted["rows"] == pending > counted["images"]
+        remedy = (
+            "The table images has an id twice, as two ingests on two machines may leave it: look "
+            "for image_id with count(*) > 1, and delete all rows but one."
+            if is_twice
+            else "Run again; if it repeats, report it as a bug."
+        )
         raise ReconciliationError(
             f"{pending} images were to be scored, but {counted['rows']} rows for "
-            f"{counted['images']} images came back. Nothing was published. Run again; if it "
-            "repeats, report it as a bug."
+            f"{counted['images']} images came back. Nothing was published. {remedy}"
         )
     run.measures["start_up_seconds"] = round(
         counted["first_answer"] - run.started_at.timestamp(), 2
     )
     return int(counted["failed"])
+
+
+def _pass_failures(staged: DataFrame, failed: int, pending: int, settings: ScoreSettings) -> None:
+    """Refuse a night of many failures: ingest has decoded each of these images before.
+
+    A failure is for good, so it must be the image's and not the executor's.
+    """
+    if pending < settings.min_gate_products or failed <= settings.max_failed_share * pending:
+        return
+    counted = staged.where("failure IS NOT NULL").groupBy("failure").count().collect()
+    reasons = ", ".join(f"{row['count']} {row['failure']}" for row in sorted(counted))
+    raise GateRefusedError(
+        f"{failed} of {pending} images could not be scored ({reasons}), and "
+        f"score.max_failed_share is {settings.max_failed_share}. Nothing was published, and they "
+        "are scored again by the next run. All were decoded when they were ingested: look at the "
+        "executors' Pillow and at the model, or raise the bound with --set if this is meant."
+    )
 
 
 @contextmanager
@@ -318,10 +369,7 @@ def _decide_products(
         run.measures["products_decided"] = _check_decisions(staged)
         if not scope.shadow:
             _pass_gate(warehouse, staged, kept, spec, settings, run)
-        differing = warehouse.upsert(staged, _target(scope))
-    if differing:
-        _require_own_commit(warehouse, _target(scope), run)
-    return differing
+        return warehouse.upsert(staged, _target(scope))
 
 
 def _tell_unknown(warehouse: Warehouse, scope: Scope) -> None:
@@ -406,17 +454,6 @@ def _known_categories(
     wanted = F.broadcast(reduce(DataFrame.union, trees).distinct())
     known = categories.join(wanted, "taxonomy_version", "left_semi")
     return [row["category_id"] for row in known.select("category_id").distinct().collect()]
-
-
-def _require_own_commit(warehouse: Warehouse, table: tables.Table, run: Run) -> None:
-    """Make sure that no run of another machine wrote in between: its lock is not ours."""
-    stamp = warehouse.last_user_metadata(table)
-    if stamp.get("run_id") != run.run_id:
-        raise ReconciliationError(
-            f"The last commit of {table.name!r} is of run "
-            f"{stamp.get('run_id')!r}, and this one is {run.run_id!r}: two runs write at once. See "
-            "that the scheduler starts one at a time, and run again."
-        )
 
 
 def _listed_links(warehouse: Warehouse) -> DataFrame:

@@ -44,8 +44,11 @@ class Scope:
 
     @property
     def is_only_new(self) -> bool:
-        """Whether a run does nothing when one of everything has nothing to do."""
-        return not (self.rescore or self.shadow)
+        """Whether a run does nothing when one of everything has nothing to do.
+
+        Named products are looked up all the same: nobody may know them.
+        """
+        return self.products is None and not (self.rescore or self.shadow)
 
 
 def read_product_ids(path: Path) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.modeling.manifest import SPEC
 from catalog_batch.models_table import TABLE as MODELS
-from catalog_batch.models_table import held_aliases, publish_models
+from catalog_batch.models_table import held_aliases, publish_models, require_same_registry
 from catalog_batch.promotions_table import Action, Entry
 from catalog_batch.registry import DOUBT, NAME, ModelVersion, Registry
 from catalog_batch.resources import resource_folder
@@ -64,10 +64,13 @@ def train_and_register(
 
     Raises:
         BadInputError: When the table or the settings cannot be trained with.
-        ModelRefusedError: When the weights to start from are damaged.
+        ModelRefusedError: When the weights to start from are damaged, or the registry is not the
+            one that the warehouse knows.
     """
     name = run_name(training_run or run.run_id)
     require_tables(settings.warehouse)
+    registry = Registry(settings.registry_folder)
+    require_same_registry(settings.warehouse, registry, settings.train.model_name)
     lease_hours = settings.maintenance.lease_hours
     commit = git_commit()
     with held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew:
@@ -77,7 +80,6 @@ def train_and_register(
         with _tracked(settings, name, commit) as trackers:
             tell = _telling(renew, trackers, on_event)
             trained = train_planned(planned, commit, run.started_at.isoformat(), tell)
-            registry = Registry(settings.registry_folder)
             model, is_new = _registered(settings, registry, name, trained, run, clock)
             is_new |= publish_evaluation(settings.warehouse, model, trained.judgement)
             report = _reported(settings, registry, model, trained)
