@@ -45,12 +45,12 @@ def table_version(root: str, table: str) -> int | None:
     """Return the newest version of a table, None when it has not been created."""
     if not exists(root, table):
         return None
-    return DeltaTable(f"{root}/{table}", without_files=True).version()
+    return DeltaTable(f"{root}/{table}").version()
 
 
 def last_stamp(root: str, table: str) -> dict[str, str]:
     """Return what a table's newest commit was stamped with, empty when it was not by us."""
-    [commit] = DeltaTable(f"{root}/{table}", without_files=True).history(1)
+    [commit] = DeltaTable(f"{root}/{table}").history(1)
     return stamp_of(commit)
 
 
