@@ -103,7 +103,8 @@ def test_workers_load_the_model_while_the_driver_looks_for_images(
     started = time.time()
     before = looks_into_workers(spark)
     with shipped_bundle(spark, bundle_folder) as bundle:
-        predict = prediction_udf(bundle, 2, 2)
+        # As no other test asks: workers keep the models that they have loaded.
+        predict = prediction_udf(bundle, 3, 7)
         with loading(spark, predict):
             while time.time() < started + 60:  # Before any image is asked for.
                 after = looks_into_workers(spark)
@@ -114,7 +115,7 @@ def test_workers_load_the_model_while_the_driver_looks_for_images(
             assert max(loaded) == 1
             images = spark.createDataFrame([(make_jpeg(1),), (b"no photo",)], "content binary")
             rows = images.select(predict("content").alias("p")).select("p.*").collect()
-    assert [len(row["top_k"]) for row in rows] == [2, 0]
+    assert [len(row["top_k"]) for row in rows] == [3, 0]
     assert all(started < row["answered_at"] < time.time() for row in rows)
 
 
