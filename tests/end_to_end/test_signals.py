@@ -171,6 +171,11 @@ def test_a_stopped_training_says_so(line: Line, tmp_path: Path) -> None:
     runs, registry = tmp_path / "runs", tmp_path / "registry"
     small = ["--set=train.weights=none", "--set=train.image_side=64", "--set=train.epochs=50"]
     where = [f"--set=runs={runs}", f"--set=registry={registry}", "--run-name=stopped"]
+    # In a registry that lacks the warehouse's model no other is trained under its name.
+    refused = run_command(["catalog-batch", "train", "-w", line.warehouse, *small, *where])
+    assert refused.exit_code == 40, refused.errors
+    assert "has no version of 'catalogue'" in refused.status["error"]
+    where.append("--set=train.model_name=other")
     events = runs / "stopped" / "events.jsonl"
     exit_code, status = stop_when(
         lambda: events.is_file() and '"event": "epoch"' in events.read_text(encoding="utf-8"),
