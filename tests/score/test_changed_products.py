@@ -58,7 +58,7 @@ def test_a_night_decides_what_anything_happened_to_as_one_that_decides_all(
         counted.append(count_night(*args))
         return counted[-1]
 
-    monkeypatch.setattr("catalog_batch.score.pipeline.count_night", count)
+    monkeypatch.setattr("catalog_batch.score.checks.count_night", count)
     before = shop.rows(tables.PRODUCT_PREDICTIONS, "product_id")
     with ingest(shop, "night-1"):
         photo = make_jpeg(7)

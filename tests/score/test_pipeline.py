@@ -21,15 +21,14 @@ from catalog_batch.errors import (
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
-from catalog_batch.score.pipeline import (
-    _alone,
-    _check_calls,
-    _check_decisions,
-    _known_categories,
-    _pass_failures,
-    rows_per_arrow_batch,
-    score_catalogue,
+from catalog_batch.score.checks import (
+    alone,
+    check_calls,
+    check_decisions,
+    known_categories,
+    pass_failures,
 )
+from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
 
@@ -294,9 +293,9 @@ def test_many_failures_are_refused_for_they_would_be_for_good(spark: SparkSessio
     bounds = {"max_failed_share": 0.5, "min_gate_products": 5}
     told = r"3 of 5 images .*\(1 not_finite, 2 undecodable\).*max_failed_share is 0.5"
     with pytest.raises(GateRefusedError, match=told):
-        _pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds))
+        pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds))
     for each in ({"max_failed_share": 0.6}, {"min_gate_products": 6}):
-        _pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds | each))
+        pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds | each))
 
 
 def add_tree(warehouse: Warehouse, version: int, *category_ids: str) -> None:
@@ -313,11 +312,11 @@ def test_a_category_may_be_of_the_newest_tree_or_of_one_that_a_decision_is_of(
     warehouse = Warehouse(spark, str(tmp_path))
     rows = spark.range(1)
     decided, kept = (rows.selectExpr(f"{tree} AS taxonomy_version") for tree in (3, 2))
-    assert _known_categories(warehouse, decided, kept) == []
+    assert known_categories(warehouse, decided, kept) == []
     for tree, category in enumerate(["withdrawn", "split", "pear", "newest"], start=1):
         add_tree(warehouse, tree, category, "stays")
-    assert {*_known_categories(warehouse, decided, kept)} == {"split", "pear", "newest", "stays"}
-    assert {*_known_categories(warehouse, decided, None)} == {"pear", "newest", "stays"}
+    assert {*known_categories(warehouse, decided, kept)} == {"split", "pear", "newest", "stays"}
+    assert {*known_categories(warehouse, decided, None)} == {"pear", "newest", "stays"}
 
 
 def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
@@ -337,7 +336,7 @@ def test_images_that_are_answered_once_each_pass_and_those_that_failed_are_count
     run = make_run("score")
     start = run.started_at.timestamp()
     rows = [("a", None, start + 2.0), ("b", "undecodable", start + 1.5)]
-    assert _check_calls(spark.createDataFrame(rows, ANSWER_DDL), 2, run) == 1
+    assert check_calls(spark.createDataFrame(rows, ANSWER_DDL), 2, run) == 1
     assert run.measures["start_up_seconds"] == 1.5
 
 
@@ -355,14 +354,14 @@ def test_images_that_are_not_answered_once_each_are_noticed(
     staged = spark.createDataFrame([(image, None, 1.0) for image in answered], ANSWER_DDL)
     told = f"{pending} images .* but {len(answered)} rows for {len({*answered})} images came back"
     with pytest.raises(ReconciliationError, match=f"{told}.*{remedy}"):
-        _check_calls(staged, pending, make_run("score"))
+        check_calls(staged, pending, make_run("score"))
 
 
 def test_a_product_that_is_decided_twice_is_noticed(spark: SparkSession) -> None:
     decisions = spark.createDataFrame([("p1",), ("p2",)], "product_id string")
-    assert _check_decisions(decisions) == 2
+    assert check_decisions(decisions) == 2
     with pytest.raises(ReconciliationError, match="3 decisions were made for 2 products"):
-        _check_decisions(decisions.union(decisions.where("product_id = 'p2'")))
+        check_decisions(decisions.union(decisions.where("product_id = 'p2'")))
 
 
 @pytest.mark.parametrize(
@@ -382,7 +381,7 @@ def test_a_commit_of_another_run_is_noticed_whenever_it_came(
     warehouse.create(tables.CATEGORIES)
     told = rf"'categories' went from version 0 to {len(writers)}.*'{runs['own'].run_id}'"
     expected = nullcontext() if is_alone else pytest.raises(ConcurrentWriteError, match=told)
-    with expected, _alone(warehouse, tables.CATEGORIES, runs["own"]) as left_at:
+    with expected, alone(warehouse, tables.CATEGORIES, runs["own"]) as left_at:
         for version, name in enumerate(writers):
             with warehouse.stamped(run_id=runs[name].run_id):
                 add_tree(warehouse, version, name)

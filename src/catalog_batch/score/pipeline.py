@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 
 from pyspark import Accumulator
 from pyspark.sql import DataFrame
@@ -14,7 +14,6 @@ from pyspark.sql import functions as F
 
 from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
-from catalog_batch.errors import ConcurrentWriteError, GateRefusedError, ReconciliationError
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.modeling.variants import VARIANTS
 from catalog_batch.moves import read_moves, with_current_category
@@ -22,6 +21,13 @@ from catalog_batch.progress import polled_progress
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
+from catalog_batch.score.checks import (
+    alone,
+    check_calls,
+    check_decisions,
+    pass_failures,
+    pass_gate,
+)
 from catalog_batch.score.dealing import deal_out, round_sizes
 from catalog_batch.score.fingerprint import (
     INPUTS,
@@ -29,7 +35,6 @@ from catalog_batch.score.fingerprint import (
     versions_of,
     writers_since_last,
 )
-from catalog_batch.score.gate import Bounds, count_night
 from catalog_batch.score.selection import (
     Scope,
     changed_products,
@@ -140,7 +145,7 @@ def score_catalogue(
         read |= warehouse.versions(tables.IMAGE_PREDICTIONS)
         with (
             warehouse.stamped(run_id=run.run_id, job=JOB),
-            _alone(warehouse, _target(scope), run) as left_at,
+            alone(warehouse, _target(scope), run) as left_at,
             _changed_products(warehouse, model, settings, scope) as changed,
         ):
             products_changed = _decide_products(
@@ -201,8 +206,8 @@ def _score_images(
             warehouse.staged(predicted, run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
-            failed = _check_calls(staged, pending, run)
-            _pass_failures(staged, failed, pending, settings)
+            failed = check_calls(staged, pending, run)
+            pass_failures(staged, failed, pending, settings)
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
@@ -214,36 +219,12 @@ def _score_images(
 def _publish(
     warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope, run: Run
 ) -> None:
-    with _alone(warehouse, table, run):
+    with alone(warehouse, table, run):
         if scope.rescore:
             # The time of scoring tells the next run what comes next.
             warehouse.upsert(staged, table, restamp=True)
         else:
             warehouse.insert_new(staged, table)
-
-
-@contextmanager
-def _alone(warehouse: Warehouse, table: tables.Table, run: Run) -> Iterator[dict[str, int | None]]:
-    """Make sure that no run of another machine, where our lock is not, writes a table meanwhile.
-
-    Yields:
-        A mapping that has the table's version, by its name, after the block.
-
-    Raises:
-        ConcurrentWriteError: When another commit than one of this run came.
-    """
-    before, left_at = warehouse.version(table), dict[str, int | None]()
-    yield left_at
-    left_at[table.name] = after = warehouse.version(table)
-    stamp = warehouse.last_user_metadata(table)
-    if after == before or (after == before + 1 and stamp.get("run_id") == run.run_id):
-        return
-    raise ConcurrentWriteError(
-        f"Table {table.name!r} went from version {before} to {after} while run {run.run_id!r} "
-        f"worked on it; the newest is of run {stamp.get('run_id')!r}. What this run found is "
-        "published, perhaps between rows of the other. See that the scheduler starts one at a "
-        "time and that nobody changes tables meanwhile, and run again: that looks at everything."
-    )
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
@@ -260,49 +241,6 @@ def _predicted(images: DataFrame, predict: Predict, model: ModelVersion, run: Ru
         F.lit(model.version).alias("model_version"),
         F.lit(run.started_at).alias("scored_at"),
         F.lit(run.run_id).alias("run_id"),
-    )
-
-
-def _check_calls(staged: DataFrame, pending: int, run: Run) -> int:
-    """Return how many images failed, after making sure that each has just one row."""
-    counted = staged.agg(
-        F.count("*").alias("rows"),
-        F.count_distinct("image_id").alias("images"),
-        F.count("failure").alias("failed"),
-        F.min("answered_at").alias("first_answer"),
-    ).collect()[0]
-    if not counted["rows"] == counted["images"] == pending:
-        is_twice = counted["rows"] == pending > counted["images"]
-        remedy = (
-            "The table images has an id twice, as two ingests on two machines may leave it: look "
-            "for image_id with count(*) > 1, and delete all rows but one."
-            if is_twice
-            else "Run again; if it repeats, report it as a bug."
-        )
-        raise ReconciliationError(
-            f"{pending} images were to be scored, but {counted['rows']} rows for "
-            f"{counted['images']} images came back. Nothing was published. {remedy}"
-        )
-    run.measures["start_up_seconds"] = round(
-        counted["first_answer"] - run.started_at.timestamp(), 2
-    )
-    return int(counted["failed"])
-
-
-def _pass_failures(staged: DataFrame, failed: int, pending: int, settings: ScoreSettings) -> None:
-    """Refuse a night of many failures: ingest has decoded each of these images before.
-
-    A failure is for good, so it must be the image's and not the executor's.
-    """
-    if pending < settings.min_gate_products or failed <= settings.max_failed_share * pending:
-        return
-    counted = staged.where("failure IS NOT NULL").groupBy("failure").count().collect()
-    reasons = ", ".join(f"{row['count']} {row['failure']}" for row in sorted(counted))
-    raise GateRefusedError(
-        f"{failed} of {pending} images could not be scored ({reasons}), and "
-        f"score.max_failed_share is {settings.max_failed_share}. Nothing was published, and they "
-        "are scored again by the next run. All were decoded when they were ingested: look at the "
-        "executors' Pillow and at the model, or raise the bound with --set if this is meant."
     )
 
 
@@ -366,9 +304,9 @@ def _decide_products(
         .transform(with_current_category, read_moves(warehouse))
     )
     with warehouse.staged(decisions, f"{run.run_id}-decisions") as staged:
-        run.measures["products_decided"] = _check_decisions(staged)
+        run.measures["products_decided"] = check_decisions(staged)
         if not scope.shadow:
-            _pass_gate(warehouse, staged, kept, spec, settings, run)
+            pass_gate(warehouse, staged, kept, settings, run)
         return warehouse.upsert(staged, _target(scope))
 
 
@@ -385,75 +323,6 @@ def _tell_unknown(warehouse: Warehouse, scope: Scope) -> None:
 
 def _target(scope: Scope) -> tables.Table:
     return tables.SHADOW_PREDICTIONS if scope.shadow else tables.PRODUCT_PREDICTIONS
-
-
-def _check_decisions(decisions: DataFrame) -> int:
-    """Return how many there are, after making sure that each product has just one row."""
-    counted = decisions.agg(
-        F.count("*").alias("rows"), F.count_distinct("product_id").alias("products")
-    ).collect()[0]
-    if counted["rows"] != counted["products"]:
-        raise ReconciliationError(
-            f"{counted['rows']} decisions were made for {counted['products']} products. Nothing "
-            "was published. Run again; if it repeats, report it as a bug."
-        )
-    return int(counted["rows"])
-
-
-def _pass_gate(
-    warehouse: Warehouse,
-    decisions: DataFrame,
-    kept: DataFrame | None,
-    spec: BundleSpec,
-    settings: ScoreSettings,
-    run: Run,
-) -> None:
-    figures = count_night(
-        decisions,
-        warehouse.read(tables.PRODUCT_PREDICTIONS),
-        _known_categories(warehouse, decisions, kept),
-        kept,
-    )
-    run.measures["drift"] = round(figures.drift, 4)
-    bounds = Bounds.of(settings)
-    problems = figures.refusals(bounds)
-    if not problems:
-        for problem in figures.overlooked(bounds):
-            logger.warning(
-                "%s; not refused, for these are fewer products than score.min_gate_products = %d",
-                problem,
-                bounds.min_products,
-            )
-        return
-    remedy = (
-        "Score with a model that was trained on this warehouse's categories, or go back to one: "
-        "catalog-batch rollback."
-        if figures.foreign
-        else "Look at the model and at last night's images, or raise the bound with --set if this "
-        "is meant."
-    )
-    refused = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
-    raise GateRefusedError(
-        f"{'; '.join(problems)}. No decision was published, the old ones are served. Those refused "
-        f"are kept: catalog-batch sql 'SELECT decision, category_path, count(*) FROM "
-        f"parquet.`{refused}` GROUP BY 1, 2'. {remedy}"
-    )
-
-
-def _known_categories(
-    warehouse: Warehouse, decisions: DataFrame, kept: DataFrame | None
-) -> list[str]:
-    """Return the ids of all categories of the newest tree, and of those that decisions are of.
-
-    What was split or withdrawn is in an older tree alone, and keeps its category until it is scored
-    by a model of the newest.
-    """
-    categories = warehouse.read_or_empty(tables.CATEGORIES)
-    trees = [categories.agg(F.max("taxonomy_version").alias("taxonomy_version"))]
-    trees += [rows.select("taxonomy_version") for rows in (decisions, kept) if rows is not None]
-    wanted = F.broadcast(reduce(DataFrame.union, trees).distinct())
-    known = categories.join(wanted, "taxonomy_version", "left_semi")
-    return [row["category_id"] for row in known.select("category_id").distinct().collect()]
 
 
 def _listed_links(warehouse: Warehouse) -> DataFrame:
