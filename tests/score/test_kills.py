@@ -16,9 +16,9 @@ from catalog_batch.score import pipeline
 from catalog_batch.warehouse import Warehouse
 
 POINTS = {
-    "after the images were predicted": (pipeline, "_check_calls"),
+    "after the images were predicted": (pipeline, "check_calls"),
     "after the predictions were merged": (pipeline, "_decide_products"),
-    "after the products were decided": (pipeline, "_check_decisions"),
+    "after the products were decided": (pipeline, "check_decisions"),
     "before the decisions are merged": (Warehouse, "upsert"),
     "after the decisions were merged": (pipeline, "_count_decisions"),
 }
