@@ -148,7 +148,7 @@ QUESTIONS = {
     question.name: question
     for question in (
         Question("fp32", ENGINES, Size(200, 3200, 3)),
-        Question("int8", tuple(map(in_int8, ENGINES)), Size(200, 3200, 3)),
+        Question("int8", tuple(map(in_int8, ENGINES)), Size(200, 9600, 3)),
         Question("usual", (BARE, SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS), Size(200, 1280, 3)),
     )
 }
