@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two processes of tests at a time need two cores and 12 GB; make test WORKERS=0 runs them in one.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder
 BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
@@ -28,10 +28,10 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: setup  ## Run the whole line on a synthetic catalogue; everything is left in demo/
 	$(BIN)/catalog-batch demo
 
-test: setup  ## Run the tests of the parts, in local mode (25 minutes on two cores)
-	$(PYTEST) -m "not end_to_end"
+test: setup  ## Test the parts, in local mode (15 minutes on two cores); ALL=1: whole jobs, too
+	$(PYTEST) $(if $(ALL),,-m "not end_to_end")
 
-test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals (25 minutes)
+test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals (20 minutes)
 	$(PYTEST) -m end_to_end
 
 bench-ingest: setup  ## Time ingest against a bare loop and plain Spark (QUICK=1: 10 minutes)

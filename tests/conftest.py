@@ -26,6 +26,18 @@ MakeJpeg = Callable[..., bytes]
 MakeRun = Callable[[str], Run]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each module in one of pytest's processes, for what it makes once; long tests go first.
+
+    What is made once for all, the warehouse of the README's commands, each test may have anywhere.
+    """
+    for item in items:
+        if "line" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """Open the one session of all tests, when the first of them asks for it."""

@@ -1,5 +1,6 @@
 """A small warehouse moves to a new tree: what is published, what is learned, what is left."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from catalog_batch import ledger, tables
 from catalog_batch.errors import BadInputError, LockHeldError
@@ -33,10 +35,11 @@ def prediction(product: str, path: str) -> tuple[Any, ...]:
     return (product, own, path, 0.75, 0.5, guess, "accepted", None, own, 1, *lineage)
 
 
-@pytest.fixture
-def shop(warehouse: Warehouse) -> Warehouse:
-    """Return a warehouse with one product of each category."""
-    spark = warehouse.spark
+@pytest.fixture(scope="module")
+def stocked(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fill a warehouse with one product of each category, to be copied."""
+    folder = tmp_path_factory.mktemp("stocked")
+    warehouse = Warehouse(spark, str(folder))
     warehouse.create(*tables.ALL_TABLES)
     products = [
         (f"p{n}", None, None, category_id(path), path, None, {}, NOW, "r")
@@ -51,6 +54,13 @@ def shop(warehouse: Warehouse) -> Warehouse:
     }
     for table, rows in by_table.items():
         warehouse.append(spark.createDataFrame(rows, table.schema), table)
+    return folder
+
+
+@pytest.fixture
+def shop(stocked: Path, warehouse: Warehouse) -> Warehouse:
+    """Return a warehouse with one product of each category."""
+    shutil.copytree(stocked, warehouse.root)
     return warehouse
 
 

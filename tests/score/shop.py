@@ -1,7 +1,8 @@
 """A shop of a few products, as ingest leaves it, and a tiny real model that scores it."""
 
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyspark.sql import SparkSession
 
 from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
@@ -119,9 +119,19 @@ class Shop:
         frame = self.warehouse.spark.createDataFrame(padded, table.schema)
         self.warehouse.append(frame, table)
 
+    def copy(self, folder: Path) -> "Shop":
+        """Return a shop in another folder, as this one is now."""
+        place = Path(self.warehouse.root)
+        shutil.copytree(place.parent, folder, dirs_exist_ok=True)
+        there = Warehouse(self.warehouse.spark, str(folder / place.name))
+        return replace(self, warehouse=there)
+
     def register(self, seed: int) -> ModelVersion:
         """Register another version of the model, with other random weights."""
         return register(Path(self.warehouse.root).parent, seed)
+
+
+OpenShop = Callable[[Path], Shop]
 
 
 def register(folder: Path, seed: int, tags: Mapping[str, str] | None = None) -> ModelVersion:
@@ -131,11 +141,3 @@ def register(folder: Path, seed: int, tags: Mapping[str, str] | None = None) -> 
     golden = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
     write_bundle(folder / f"bundle-{seed}", network, SPEC, golden)
     return Registry(folder / "registry").register("catalogue", folder / f"bundle-{seed}", {}, tags)
-
-
-def open_shop(spark: SparkSession, folder: Path, make_run: Callable[[str], Run]) -> Shop:
-    """Open a shop of the products p1 to p4 without any image."""
-    shop = Shop(Warehouse(spark, str(folder / "warehouse")), register(folder, 0), make_run)
-    shop.warehouse.create(tables.PRODUCTS, tables.PRODUCT_IMAGES, tables.IMAGES)
-    shop.add_products("p1", "p2", "p3", "p4")
-    return shop

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from tests.score.shop import NOW, SETTINGS, Shop, open_shop
+from tests.score.shop import NOW, SETTINGS, OpenShop, Shop
 
 from catalog_batch import tables
-from catalog_batch.runs import Run
 from catalog_batch.score.fingerprint import writers_since_last
 from catalog_batch.score.gate import NightFigures, count_night
 
@@ -20,20 +18,25 @@ from catalog_batch.score.gate import NightFigures, count_night
 DECIDES_ALL = SETTINGS.model_copy(update={"min_gate_products": 1_000})
 
 
-@pytest.fixture
-def shop(
-    spark: SparkSession,
-    tmp_path: Path,
-    make_run: Callable[[str], Run],
+@pytest.fixture(scope="module")
+def decided(
+    open_shop: OpenShop,
+    tmp_path_factory: pytest.TempPathFactory,
     make_jpeg: Callable[..., bytes],
 ) -> Shop:
-    """Return a shop of which all was decided; p4 has no image."""
-    shop = open_shop(spark, tmp_path, make_run)
+    """Return a shop of which all was decided, to be copied; p4 has no image."""
+    shop = open_shop(tmp_path_factory.mktemp("decided"))
     photos = [make_jpeg(number) for number in range(3)]
     shop.add_images(*photos)
     shop.add_links(*zip(("p1", "p2", "p3"), photos, strict=True))
     assert shop.score_and_log().measures["products_decided"] == 4
     return shop
+
+
+@pytest.fixture
+def shop(decided: Shop, tmp_path: Path) -> Shop:
+    """Return a copy of it."""
+    return decided.copy(tmp_path)
 
 
 @contextmanager

@@ -6,24 +6,19 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 from tests.commands import run_command
-from tests.score.shop import open_shop
+from tests.score.shop import OpenShop
 
 from catalog_batch import tables
-from catalog_batch.runs import Run
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 SCORE_CHALLENGER = ["catalog-batch", "score", "--model=catalogue@challenger"]
 
 
 def test_a_challenger_scores_what_the_options_name_beside_what_is_published(
-    spark: SparkSession,
-    tmp_path: Path,
-    make_run: Callable[[str], Run],
-    make_jpeg: Callable[..., bytes],
+    open_shop: OpenShop, tmp_path: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
-    shop = open_shop(spark, tmp_path, make_run)
+    shop = open_shop(tmp_path)
     shop.register(seed=1)
     old, new, of_another = (make_jpeg(seed) for seed in range(3))
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -4,23 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
-from tests.score.shop import NOW, SETTINGS, Shop, open_shop
+from tests.score.shop import NOW, SETTINGS, OpenShop, Shop
 
 from catalog_batch import tables
-from catalog_batch.runs import RUN_LOG, Run
+from catalog_batch.runs import RUN_LOG
 from catalog_batch.score.fingerprint import is_done
 from catalog_batch.score.selection import Scope
 
 
 @pytest.fixture(scope="module")
 def shop(
-    spark: SparkSession,
+    open_shop: OpenShop,
     tmp_path_factory: pytest.TempPathFactory,
-    make_run: Callable[[str], Run],
     make_jpeg: Callable[..., bytes],
 ) -> Shop:
-    shop = open_shop(spark, tmp_path_factory.mktemp("shop"), make_run)
+    shop = open_shop(tmp_path_factory.mktemp("shop"))
     shop.add_images(make_jpeg(0), make_jpeg(1))
     shop.add_links(("p1", make_jpeg(0)), ("p2", make_jpeg(1)))
     return shop

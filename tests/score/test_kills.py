@@ -1,17 +1,16 @@
 """A scoring that is killed at any point is completed by the next run, as if nothing had been."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import DataFrame, SparkSession
-from tests.score.shop import UNDECODABLE, Shop, open_shop
+from pyspark.sql import DataFrame
+from tests.score.shop import UNDECODABLE, OpenShop, Shop
 
 from catalog_batch import tables
 from catalog_batch.errors import ConcurrentWriteError
-from catalog_batch.runs import Run, Status
+from catalog_batch.runs import Status
 from catalog_batch.score import pipeline
 from catalog_batch.warehouse import Warehouse
 
@@ -31,23 +30,16 @@ class KilledError(BaseException):
 
 @pytest.fixture(scope="module")
 def fresh(
-    spark: SparkSession,
+    open_shop: OpenShop,
     tmp_path_factory: pytest.TempPathFactory,
-    make_run: Callable[[str], Run],
     make_jpeg: Callable[..., bytes],
 ) -> Shop:
     """Return a shop that was never scored, to be copied."""
-    shop = open_shop(spark, tmp_path_factory.mktemp("fresh"), make_run)
+    shop = open_shop(tmp_path_factory.mktemp("fresh"))
     photos = [make_jpeg(0), make_jpeg(1), UNDECODABLE]
     shop.add_images(*photos)
     shop.add_links(*zip(("p1", "p2", "p3"), photos, strict=True))
     return shop
-
-
-def copy_of(shop: Shop, folder: Path) -> Shop:
-    target = folder / "warehouse"
-    shutil.copytree(shop.warehouse.root, target)
-    return Shop(Warehouse(shop.warehouse.spark, str(target)), shop.model, shop.make_run)
 
 
 def content(shop: Shop) -> list[dict[str, Any]]:
@@ -60,7 +52,7 @@ def content(shop: Shop) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(fresh: Shop, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    shop = copy_of(fresh, tmp_path_factory.mktemp("undisturbed"))
+    shop = fresh.copy(tmp_path_factory.mktemp("undisturbed"))
     shop.score()
     return content(shop)
 
@@ -76,7 +68,7 @@ def test_a_run_after_a_kill_leaves_what_an_undisturbed_one_does(
     def kill(*_: Any) -> None:
         raise KilledError
 
-    shop = copy_of(fresh, tmp_path)
+    shop = fresh.copy(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(*POINTS[point], kill)
         patch.setattr(Warehouse, "_remove", lambda *_: None)
@@ -99,7 +91,7 @@ def test_another_run_that_writes_images_at_once_is_noticed_and_the_next_run_comp
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The lock is of one machine; on another a run may have begun all the same."""
-    shop = copy_of(fresh, tmp_path)
+    shop = fresh.copy(tmp_path)
     insert_new = Warehouse.insert_new
 
     def followed_by_another(warehouse: Warehouse, frame: DataFrame, table: tables.Table) -> int:

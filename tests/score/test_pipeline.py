@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, Shop, State, open_shop
+from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, OpenShop, Shop, State
 
 from catalog_batch import tables
 from catalog_batch.errors import (
@@ -46,12 +46,9 @@ def photos(make_jpeg: Callable[..., bytes]) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def shop(
-    spark: SparkSession,
-    tmp_path_factory: pytest.TempPathFactory,
-    make_run: Callable[[str], Run],
-    photos: list[bytes],
+    open_shop: OpenShop, tmp_path_factory: pytest.TempPathFactory, photos: list[bytes]
 ) -> Shop:
-    shop = open_shop(spark, tmp_path_factory.mktemp("shop"), make_run)
+    shop = open_shop(tmp_path_factory.mktemp("shop"))
     shop.add_images(*photos[:4], UNDECODABLE)
     one, two, three = photos[:3]
     shop.add_links(
@@ -320,9 +317,9 @@ def test_a_category_may_be_of_the_newest_tree_or_of_one_that_a_decision_is_of(
 
 
 def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
-    spark: SparkSession, tmp_path: Path, make_run: Callable[[str], Run], photos: list[bytes]
+    open_shop: OpenShop, tmp_path: Path, photos: list[bytes]
 ) -> None:
-    shop = open_shop(spark, tmp_path, make_run)
+    shop = open_shop(tmp_path)
     shop.add_images(photos[0])
     shop.add_links(("p1", photos[0]))
     add_tree(shop.warehouse, 1, "another")

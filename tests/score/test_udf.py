@@ -12,16 +12,15 @@ import pandas as pd
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
-from tests.score.shop import open_shop
+from tests.score.shop import OpenShop
 
-from catalog_batch.runs import Run
 from catalog_batch.score.udf import loading, prediction_udf, shipped_bundle
 from catalog_batch.spark import task_slots
 
 
 @pytest.fixture
-def bundle_folder(spark: SparkSession, tmp_path: Path, make_run: Callable[[str], Run]) -> Path:
-    return open_shop(spark, tmp_path, make_run).model.bundle_folder
+def bundle_folder(open_shop: OpenShop, tmp_path: Path) -> Path:
+    return open_shop(tmp_path).model.bundle_folder
 
 
 DRIVER = """

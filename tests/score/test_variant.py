@@ -7,26 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pyspark.sql import SparkSession
-from tests.score.shop import SPEC, open_shop
+from tests.score.shop import SPEC, OpenShop
 
 from catalog_batch.compress.graphs import export_graph
 from catalog_batch.modeling.bundle import golden_images, load_bundle, write_bundle
 from catalog_batch.registry import Registry
-from catalog_batch.runs import Run
 
 torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "openvino-fp32"])
 def test_a_variant_decides_as_the_model_it_was_made_from(
-    spark: SparkSession,
-    tmp_path: Path,
-    make_run: Callable[[str], Run],
-    make_jpeg: Callable[..., bytes],
-    name: str,
+    open_shop: OpenShop, tmp_path: Path, make_jpeg: Callable[..., bytes], name: str
 ) -> None:
-    shop = open_shop(spark, tmp_path, make_run)
+    shop = open_shop(tmp_path)
     photos = [make_jpeg(seed=seed, width=60, height=60) for seed in range(6)]
     shop.add_images(*photos)
     shop.add_links(*((f"p{1 + place % 4}", photo) for place, photo in enumerate(photos)))
