@@ -4,8 +4,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 # Two processes of tests at a time need two cores and 12 GB; make test WORKERS=0 runs them in one.
+# A module stays in one process, for what it makes once.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 BENCH_OPTIONS := $(if $(QUICK),--quick) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help

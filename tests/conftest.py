@@ -26,16 +26,15 @@ MakeJpeg = Callable[..., bytes]
 MakeRun = Callable[[str], Run]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each module in one of pytest's processes, for what it makes once; long tests go first.
+    """Begin with the modules of long tests, which pytest's processes take one after another.
 
-    What is made once for all, the warehouse of the README's commands, each test may have anywhere.
+    Those of the warehouse that the README's commands make come after all but the first of them:
+    while one process makes it, no other is to wait.
     """
-    for item in items:
-        if "line" not in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+    of_line = [item.path for item in items if "line" in getattr(item, "fixturenames", ())]
+    later = {*of_line} - {*of_line[:1]}
+    items.sort(key=lambda item: (not item.get_closest_marker("end_to_end"), item.path in later))
 
 
 @pytest.fixture(scope="session")

@@ -182,6 +182,17 @@ def test_of_two_scorers_at_once_one_publishes_and_the_other_says_so(line: Line) 
     assert newest["run_id"] == published.status["run_id"]
 
 
+def test_decisions_that_the_gate_refuses_exit_30_and_the_old_ones_are_served(line: Line) -> None:
+    before = DeltaTable(f"{line.warehouse}/product_predictions").version()
+    refused = line.run("score", "--set=score.max_abstained_share=0")
+    assert (refused.exit_code, refused.status["exit_code"]) == (30, 30), refused.errors
+    assert refused.status["status"] == "refused"
+    assert "score.max_abstained_share" in refused.status["error"]
+    assert DeltaTable(f"{line.warehouse}/product_predictions").version() == before
+    logged = rows_of(line, "run_log", "run_id", "exit_code")
+    assert {"run_id": refused.status["run_id"], "exit_code": 30} in logged
+
+
 def test_what_is_published_of_the_test_images_is_what_the_report_says(line: Line) -> None:
     said = {
         row["name"]: row["value"]
