@@ -66,6 +66,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, hin
         load_settings(overrides=[override])
 
 
+def test_the_value_of_a_mistyped_key_is_not_told() -> None:
+    with pytest.raises(ConfigError, match=r"'train\.mlflow_ur'.*'train\.mlflow_uri'") as refused:
+        load_settings(overrides=["train.mlflow_ur=http://me:CANARY@host"])
+    assert "CANARY" not in str(refused.value)
+
+
 def test_an_unknown_key_is_refused_with_where_it_was_found(tmp_path: Path) -> None:
     path = toml(tmp_path, "[train]\nepoch = 2")
     with pytest.raises(ConfigError, match=r"'train\.epoch' in .*settings\.toml"):

@@ -39,6 +39,14 @@ def test_a_setting_shows_its_value_what_it_may_be_and_its_default() -> None:
     assert all(name.startswith("train.") for name in entries)
 
 
+def test_what_may_hold_a_password_is_not_shown() -> None:
+    settings = load_settings(overrides=["train.mlflow_uri=http://me:CANARY@host"])
+    page = settings_page(settings, "train")
+    assert "CANARY" not in page
+    assert 'train.mlflow_uri = "***"' in page
+    assert 'train.mlflow_uri = ""' in settings_page(Settings(), "train")
+
+
 def test_a_section_that_there_is_not_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"'trian'\. There are: warehouse.* train, "):
         settings_page(Settings(), "trian")

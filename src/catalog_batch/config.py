@@ -547,7 +547,9 @@ def load_settings(
         key, separator, value = text.partition("=")
         if not separator:
             raise ConfigError(f"--set {text!r} has no '='. Write it as section.key=value.")
-        _merge(merged, _nested(key.strip().split("."), value.strip()), source=f"--set {text}")
+        # Without the value, which may hold a password whose key was mistyped.
+        source = f"--set {key.strip()}="
+        _merge(merged, _nested(key.strip().split("."), value.strip()), source)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:

@@ -22,13 +22,21 @@ def publish_models(root: str, registry: Registry) -> None:
 
     Raises:
         MissingTableError: When no Spark job has created the table yet.
-        ModelRefusedError: From ``require_same_registry``.
+        ModelRefusedError: From ``require_own_registry``.
     """
-    versions = registry.list_versions()
-    for name in {version.model_name for version in versions}:
-        require_same_registry(root, registry, name)
-    rows = [_model_row(version) for version in versions]
+    require_own_registry(root, registry)
+    rows = [_model_row(version) for version in registry.list_versions()]
     ledger.replace_rows(root, TABLE, rows)
+
+
+def require_own_registry(root: str, registry: Registry) -> None:
+    """Check each model of the registry with ``require_same_registry``.
+
+    Call it before an alias moves or a version is added: ``publish_models`` would refuse what has
+    happened by then.
+    """
+    for name in sorted({version.model_name for version in registry.list_versions()}):
+        require_same_registry(root, registry, name)
 
 
 def require_same_registry(root: str, registry: Registry, model_name: str) -> None:

@@ -50,7 +50,8 @@ def _fields(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, F
 def _entry(name: str, value: Any, field: FieldInfo) -> str:
     default = "" if value == field.default else f"; default {_as_toml(field.default)}"
     allowed = _allowed(field)
-    head = f"{name} = {_as_toml(value)}"
+    # What is excluded from every report may hold a password.
+    head = f"{name} = {_as_toml('***' if field.exclude and value else value)}"
     notes = f"  ({allowed}{default})" if allowed else f"  ({default[2:]})" if default else ""
     meaning = " ".join((field.description or "").replace("``", "").split())
     text = textwrap.fill(meaning, WIDTH, initial_indent="    ", subsequent_indent="    ")

@@ -77,6 +77,21 @@ def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.M
         np.testing.assert_allclose(answers.confidences, shares, atol=1e-5)
 
 
+def test_a_model_that_gives_no_number_is_wrong_and_the_other_one_is_not(shop: Shop) -> None:
+    shop.write_examples(TEST)
+    contents = [shop.draw(seed=index) for index in range(len(TEST))]
+    sound, broken = (random_bundle(1, 1.0, contents) for _ in range(2))
+    with torch.no_grad():
+        broken.network.get_submodule("classifier.1").bias.fill_(torch.nan)
+    rows = find_split_rows(str(shop.root), 1, "test")
+    [accuracy, *_] = compare(rows, broken, sound, LAX, batch_size=4)
+    best, _ = expected_answers(sound, contents)
+    right = sum(one == other for one, other in zip(best, TEST, strict=True))
+    assert (accuracy.name, accuracy.challenger) == ("min_accuracy", 0)
+    assert accuracy.champion == pytest.approx(right / len(TEST))
+    assert right > 0
+
+
 def test_no_more_than_a_batch_of_images_is_held(shop: Shop) -> None:
     shop.write_examples(TEST)
     batches = list(find_split_rows(str(shop.root), 1, "test").batches(4))

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from tests.promotion.shop import Shop, killed_where
 
 from catalog_batch.errors import (
@@ -304,6 +305,24 @@ def test_a_run_killed_after_the_alias_moved_is_tidied_by_the_next(shop: Shop, pr
     assert shop.aliases() == {"champion": 2, "previous": 1}
     assert table_of_models(shop) == {1: "previous", 2: "champion"}
     assert promotions(shop) == [("promoted", 2, 1, False)]
+
+
+@pytest.mark.parametrize("job", ["promote", "roll_back"])
+def test_a_registry_that_the_warehouse_does_not_know_is_refused_before_an_alias_moves(
+    shop: Shop, request: pytest.FixtureRequest, promote: Any, job: str
+) -> None:
+    promote()
+    shop.add_model("shoes")
+    known = DeltaTable(str(shop.root / "models")).to_pyarrow_table()
+    others = pa.array(["f" * 64] * known.num_rows)
+    place = known.schema.get_field_index("digest")
+    write_deltalake(
+        str(shop.root / "models"), known.set_column(place, "digest", others), mode="overwrite"
+    )
+    before = shop.aliases(), promotions(shop)
+    with pytest.raises(ModelRefusedError, match="as version 1 of 'catalogue' another bundle"):
+        request.getfixturevalue(job)()
+    assert (shop.aliases(), promotions(shop)) == before
 
 
 def test_the_interrupted_row_of_a_model_leaves_other_models_alone(shop: Shop, promote: Any) -> None:

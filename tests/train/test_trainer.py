@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -490,10 +491,15 @@ def test_a_process_of_a_cluster_that_sees_no_gpu_leaves_them_to_its_workers(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     wanted = settings_for_test(device="gpu", num_workers=2)
+    halved = settings_for_test(device="auto", precision="fp16", num_workers=2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"there are 0 GPUs"):
         require_recipe(wanted)
+    with pytest.raises(BadInputError, match="fp16"):
+        require_recipe(halved)
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     require_recipe(wanted)
+    require_recipe(halved)
 
 
 def test_settings_that_can_be_trained_do_start_ray(
@@ -586,6 +592,18 @@ def test_the_newest_checkpoint_stays_beside_those_that_ray_named(tmp_path: Path)
     kept = checkpoints.keep(checkpoints.begin(tmp_path), "000004")
     assert kept.is_dir()
     assert not (tmp_path / "checkpoint_2026-01-01_00-00-00.0").exists()
+
+
+def test_a_checkpoint_stays_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    for name in ("checkpoint_000001", "checkpoint_000002"):
+        (tmp_path / name).mkdir()
+        ahead = time.time() + 3600 + len(list(tmp_path.iterdir()))
+        os.utime(tmp_path / name, (ahead, ahead))
+    checkpoints.keep(checkpoints.begin(tmp_path), "000003")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint_000002",
+        "checkpoint_000003",
+    ]
 
 
 def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_path: Path) -> None:

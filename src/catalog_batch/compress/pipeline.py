@@ -25,7 +25,7 @@ from catalog_batch.modeling.allocator import keep_freed_memory
 from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.modeling.threads import torch_threads
 from catalog_batch.modeling.variants import AS_TRAINED
-from catalog_batch.models_table import held_aliases, publish_models
+from catalog_batch.models_table import held_aliases, publish_models, require_own_registry
 from catalog_batch.progress import progress_bar
 from catalog_batch.registry import ModelVersion, Registry
 from catalog_batch.runs import Clock, Run, Status
@@ -59,7 +59,8 @@ def optimise_model(
 
     Raises:
         BadInputError: For a model that is a variant itself.
-        ModelRefusedError: When there is no such version, or its bundle is damaged.
+        ModelRefusedError: When there is no such version, its bundle is damaged, or the registry is
+            not the one that the warehouse knows.
         MissingTableError: When the warehouse lacks ``model_variants``, or the version of
             ``training_examples`` that the model was trained on.
         TrainingDataError: When test rows of that version are none, gone or damaged.
@@ -70,6 +71,7 @@ def optimise_model(
             "which creates the tables that this release has added, or check --warehouse."
         )
     registry = Registry(settings.registry_folder)
+    require_own_registry(settings.warehouse, registry)
     source = registry.resolve(reference)
     keep_freed_memory()  # as scoring does, which this is to tell the speed of
     with torch_threads(settings.optimise.threads):

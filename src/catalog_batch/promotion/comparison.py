@@ -8,10 +8,13 @@ from catalog_batch.errors import TrainingDataError
 from catalog_batch.evaluate.gate import Answers, Bounds, Check, Names, check_challenger
 from catalog_batch.evaluate.predictions import Floats
 from catalog_batch.modeling.bundle import Bundle
-from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
+from catalog_batch.modeling.predictor import NOT_FINITE, Failure, Prediction, Predictor
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.progress import progress_bar
 from catalog_batch.split_rows import RowBatch, SplitRows
+
+NO_ANSWER = ("", 0.0)
+"""Of no category, and so wrong, for the model that gave no number."""
 
 
 def compare(
@@ -68,7 +71,7 @@ class _Contestant:
     def answer(self, batch: RowBatch) -> None:
         results = self._predictor.predict(batch.contents)
         best = [
-            _predicted(image_id, result).top_k[0]
+            NO_ANSWER if result == NOT_FINITE else _predicted(image_id, result).top_k[0]
             for image_id, result in zip(batch.image_ids, results, strict=True)
         ]
         self._categories.append(_names([category for category, _ in best]))

@@ -19,7 +19,7 @@ from catalog_batch import promotions_table
 from catalog_batch.config import Settings
 from catalog_batch.errors import LockHeldError, ModelRefusedError
 from catalog_batch.evaluate.gate import Check
-from catalog_batch.models_table import held_aliases, publish_models
+from catalog_batch.models_table import held_aliases, publish_models, require_own_registry
 from catalog_batch.promotion.contest import Contest, hold_contest, name_of, refusal, report
 from catalog_batch.promotions_table import Action, Entry
 from catalog_batch.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersion, Registry
@@ -49,7 +49,8 @@ def promote_model(
 
     Raises:
         GateRefusedError: When a check failed; the row of the refusal is written.
-        ModelRefusedError: When there is no such version, or a bundle is damaged.
+        ModelRefusedError: When there is no such version, a bundle is damaged, or the registry is
+            not the one that the warehouse knows.
         MissingTableError: When the warehouse lacks ``promotions``, or the version of
             ``training_examples`` that the challenger was trained on.
         TrainingDataError: When test rows of that version are gone or damaged.
@@ -57,6 +58,7 @@ def promote_model(
     """
     root, registry = settings.warehouse, Registry(settings.registry_folder)
     promotions_table.require_table(root)
+    require_own_registry(root, registry)
     challenger = _challenger(registry, reference)
     champion = find_by_alias(registry, challenger.model_name, CHAMPION)
     if champion and champion.version == challenger.version:
@@ -95,11 +97,13 @@ def rollback_model(
         clock: Tells the time, UTC.
 
     Raises:
-        ModelRefusedError: When there is nothing to go back to, or its bundle is damaged.
+        ModelRefusedError: When there is nothing to go back to, its bundle is damaged, or the
+            registry is not the one that the warehouse knows.
         MissingTableError: When the warehouse lacks ``promotions``.
     """
     root, registry = settings.warehouse, Registry(settings.registry_folder)
     promotions_table.require_table(root)
+    require_own_registry(root, registry)
     with held_aliases(root):
         previous = _previous(registry, model_name)
         champion = find_by_alias(registry, model_name, CHAMPION)

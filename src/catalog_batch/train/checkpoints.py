@@ -176,11 +176,13 @@ def begin(run_folder: Path) -> Path:
 
 
 def keep(folder: Path, name: str) -> Path:
-    """Move a written checkpoint to its place in one step, and delete all but the last two."""
+    """Move a written checkpoint to its place in one step, and delete all but it and the last."""
     kept = folder.parent / f"checkpoint_{name}"
     shutil.rmtree(kept, ignore_errors=True)
     folder.rename(kept)
-    for path in _by_age(folder.parent)[:-KEPT]:
+    # It is not the youngest where the clock was set back meanwhile.
+    others = [path for path in _by_age(folder.parent) if path != kept]
+    for path in others[: 1 - KEPT]:
         shutil.rmtree(path)
     return kept
 

@@ -193,14 +193,22 @@ def _gpus(settings: TrainSettings) -> int:
 def refuse_missing_gpus(settings: TrainSettings) -> None:
     """Refuse GPUs that this machine has not, before Ray starts on it.
 
-    Those of a cluster are counted when it is there, and a process of a cluster sees only its own:
-    a trial of a search none, though its workers have some.
+    Those of a cluster are counted when it is there.
 
     Raises:
         ConfigError: As ``device_for``.
     """
-    if not (settings.ray_address or ray.is_initialized()):
+    if not may_have_other_gpus(settings):
         device_for(settings, torch.cuda.device_count())
+
+
+def may_have_other_gpus(settings: TrainSettings) -> bool:
+    """Return whether the workers may have GPUs that this process does not see.
+
+    A process of a cluster sees only its own: a trial of a search none, though its workers have
+    some.
+    """
+    return bool(settings.ray_address) or ray.is_initialized()
 
 
 def device_for(settings: TrainSettings, gpus: int) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network, refuse_untrainable, require_one_network
 from catalog_batch.modeling.starting import is_bundle, starting_network
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.cluster import refuse_missing_gpus, run_workers
+from catalog_batch.train.cluster import may_have_other_gpus, refuse_missing_gpus, run_workers
 from catalog_batch.train.readers import preprocessing_for, scoring_preprocessing_for
 from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
@@ -255,8 +255,8 @@ def require_recipe(settings: TrainSettings) -> None:
         BadInputError: Naming them.
     """
     refuse_missing_gpus(settings)
-    is_gpu_here = torch.cuda.is_available() or bool(settings.ray_address)
-    device = "cuda" if settings.device == "gpu" or is_gpu_here else "cpu"
+    may_have_gpu = torch.cuda.is_available() or may_have_other_gpus(settings)
+    device = "cuda" if settings.device == "gpu" or may_have_gpu else "cpu"
     refuse_contradictions(settings)
     refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
 
