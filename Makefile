@@ -29,7 +29,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: setup  ## Run the whole line on a synthetic catalogue; everything is left in demo/
 	$(BIN)/catalog-batch demo
 
-test: setup  ## Test the parts, in local mode (15 minutes on two cores); ALL=1: whole jobs, too
+test: setup  ## Test the parts, in local mode (15 minutes on two cores); ALL=1: whole jobs too (40)
 	$(PYTEST) $(if $(ALL),,-m "not end_to_end")
 
 test-end-to-end: setup  ## Run whole jobs as a user would: README, spark-submit, wheel, signals (20 minutes)
