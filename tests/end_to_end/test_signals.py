@@ -72,9 +72,11 @@ def ingest_of(night: Line, warehouse: Path) -> list[str | Path]:
 @pytest.mark.parametrize(
     ("number", "stage", "code"),
     [
-        (signal.SIGINT, "rows", 130),
-        (signal.SIGTERM, "decoded", 143),
-        (signal.SIGKILL, "ungrouped", -signal.SIGKILL),  # while tables are published
+        (signal.SIGTERM, "rows", 143),
+        (signal.SIGINT, "decoded", 130),
+        (signal.SIGKILL, "decoded", -signal.SIGKILL),
+        (signal.SIGTERM, "ungrouped", 143),  # while tables are published
+        (signal.SIGKILL, "ungrouped", -signal.SIGKILL),
     ],
 )
 def test_an_ingest_that_is_stopped_or_killed_is_completed_by_the_next_one(

@@ -13,7 +13,7 @@ from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.progress import progress_bar
 from catalog_batch.split_rows import RowBatch, SplitRows
 
-NO_ANSWER = ("", 0.0)
+_NO_ANSWER = ("", 0.0)
 """Of no category, and so wrong, for the model that gave no number."""
 
 
@@ -71,7 +71,7 @@ class _Contestant:
     def answer(self, batch: RowBatch) -> None:
         results = self._predictor.predict(batch.contents)
         best = [
-            NO_ANSWER if result == NOT_FINITE else _predicted(image_id, result).top_k[0]
+            _NO_ANSWER if result == NOT_FINITE else _predicted(image_id, result).top_k[0]
             for image_id, result in zip(batch.image_ids, results, strict=True)
         ]
         self._categories.append(_names([category for category, _ in best]))
