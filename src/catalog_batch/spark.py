@@ -58,6 +58,9 @@ _LOCAL = {
     # Rows decoded at a time. 4096 images, the default, are 64 MB and more a core, which the JVM
     # copies whenever it collects.
     "spark.sql.parquet.columnarReaderBatchSize": "256",
+    # Memory that a sort, an aggregate or a hash table takes at a time. The default for this heap is
+    # 64 MB, which the JVM clears for a query of ten rows, and copies whenever it collects.
+    "spark.buffer.pageSize": "4m",
     # Plans are described for pages that are off: the usual mode makes texts of 60,000 characters.
     "spark.sql.ui.explainMode": "simple",
 }
