@@ -56,7 +56,8 @@ class Size:
 
 FULL = Size(images=4000, rounds=20, small=500, small_epochs=20, large=50_000)
 QUICK = Size(images=2000, rounds=1, small=200, small_epochs=5, large=0)
-LARGE_BATCHES = 40
+LARGE_BATCHES = 300
+"""Of 32 photos: 40 of them took half a second, and said 0.79 to 1.18 of the bare loop by turns."""
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,16 @@ from tests.empty_tables import create_table
 from tests.promotion.shop import killed_where
 
 from catalog_batch.config import Settings
-from catalog_batch.errors import MissingTableError
+from catalog_batch.errors import ConfigError, LockHeldError, MissingTableError
 from catalog_batch.evaluate.rows import EVALUATION_TABLES
-from catalog_batch.leases import Lease, live_leases
+from catalog_batch.leases import Lease, held_lease, live_leases
+from catalog_batch.ledger import held_lock
 from catalog_batch.promotions_table import read_rows
 from catalog_batch.registry import Registry
 from catalog_batch.runs import Run, Status
 from catalog_batch.train.events import PASSING
 from catalog_batch.train.pipeline import TABLE, train_and_register
+from catalog_batch.train.trainer import LOCK, RUN, SEARCH
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -127,3 +129,21 @@ def test_a_training_run_that_fails_holds_no_lease(root: Path) -> None:
     with pytest.raises(MissingTableError, match="build-training-set"):
         train_and_register(settings_for_test(root), open_run(), clock=lambda: NOW)
     assert live_leases(str(root), TABLE, NOW) == []
+
+
+def test_a_training_leaves_the_lease_of_a_search_of_its_name_alone(root: Path) -> None:
+    folder = root / "_runs" / "night"
+    folder.mkdir(parents=True)
+    (folder / SEARCH).write_text("{}", encoding="utf-8")
+    with held_lease(str(root), TABLE, 0, "night", 5, lambda: NOW):
+        before = live_leases(str(root), TABLE, NOW)
+        with pytest.raises(ConfigError, match="'night' is a search"):
+            train_and_register(settings_for_test(root), open_run(), 0, "night", clock=lambda: NOW)
+        assert live_leases(str(root), TABLE, NOW) == before != []
+
+
+def test_a_training_does_not_write_beside_a_trial_that_is_running(root: Path) -> None:
+    folder = root / "_runs" / "search-0003"
+    with held_lock(folder / LOCK, wait=False), pytest.raises(LockHeldError, match="search-0003"):
+        train_and_register(settings_for_test(root), open_run(), 0, "search-0003", clock=lambda: NOW)
+    assert {path.name for path in folder.iterdir()} == {LOCK, RUN}

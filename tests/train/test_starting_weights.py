@@ -1,5 +1,6 @@
 """A run that goes on from the model of an earlier one, and weights that are refused before Ray."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from catalog_batch.config import TrainSettings
-from catalog_batch.errors import BadInputError, ModelRefusedError
+from catalog_batch.errors import BadInputError, ConfigError, ModelRefusedError
 from catalog_batch.modeling.bundle import Bundle, load_bundle
 from catalog_batch.train.trainer import TrainedModel, train_classifier
 
@@ -86,6 +87,29 @@ def test_a_class_more_is_trained_on_top_of_an_earlier_bundle(
     old, new = output_rows(before), output_rows(after)
     for category in ("bags", "shoes"):
         torch.testing.assert_close(new[category], old[category], rtol=0, atol=1e-6)
+
+
+def test_a_run_keeps_its_doubt_when_the_bundle_it_started_from_is_gone(
+    earlier: Path, write_table: Write, tmp_path: Path
+) -> None:
+    start = shutil.copytree(earlier / "runs" / "two-classes" / "bundle", tmp_path / "start")
+    table = write_table(tmp_path / "t")
+    model = train(table, tmp_path / "runs", "goes-on", weights=str(start))
+    shutil.rmtree(start)
+    again = train(table, tmp_path / "runs", "goes-on", weights=str(start))
+    assert again.doubt == model.doubt != ""
+    assert again.digest == model.digest
+
+
+def test_a_run_is_not_gone_on_with_when_nobody_knows_how_its_pictures_are_prepared(
+    earlier: Path, write_table: Write, tmp_path: Path
+) -> None:
+    start = shutil.copytree(earlier / "runs" / "two-classes" / "bundle", tmp_path / "start")
+    table = write_table(tmp_path / "t")
+    train(table, tmp_path / "runs", "goes-on", weights=str(start), image_side=0)
+    shutil.rmtree(start)
+    with pytest.raises(ConfigError, match="Put it back, or give a new run id"):
+        train(table, tmp_path / "runs", "goes-on", weights=str(start), image_side=0)
 
 
 @pytest.mark.parametrize(

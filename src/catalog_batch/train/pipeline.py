@@ -27,7 +27,13 @@ from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import PASSING, OnEvent
 from catalog_batch.train.run_report import write_run_report
 from catalog_batch.train.tracking.trackers import Trackers, open_trackers
-from catalog_batch.train.trainer import TrainedModel, plan_training, train_planned
+from catalog_batch.train.trainer import (
+    LOCK,
+    TrainedModel,
+    plan_training,
+    refuse_search,
+    train_planned,
+)
 
 JOB = "train"
 logger = logging.getLogger(__name__)
@@ -66,6 +72,7 @@ def train_and_register(
         BadInputError: When the table or the settings cannot be trained with.
         ModelRefusedError: When the weights to start from are damaged, or the registry is not the
             one that the warehouse knows.
+        LockHeldError: When somebody else, a search perhaps, trains in the run's folder.
     """
     name = run_name(training_run or run.run_id)
     require_tables(settings.warehouse)
@@ -73,11 +80,15 @@ def train_and_register(
     require_same_registry(settings.warehouse, registry, settings.train.model_name)
     lease_hours = settings.maintenance.lease_hours
     commit = git_commit()
+    refuse_search(settings.runs_folder / name)  # which may hold a lease of that name
     with held_lease(settings.warehouse, TABLE, version, name, lease_hours, clock) as renew:
         table, runs = f"{settings.warehouse}/{TABLE}", settings.runs_folder
         # Before any tracker hears of it: what is refused is no part of the run.
         planned = plan_training(table, version, settings.train, runs, name)
-        with _tracked(settings, name, commit) as trackers:
+        with (
+            ledger.held_lock(planned.folder / LOCK, wait=False),
+            _tracked(settings, name, commit) as trackers,
+        ):
             tell = _telling(renew, trackers, on_event)
             trained = train_planned(planned, commit, run.started_at.isoformat(), tell)
             model, is_new = _registered(settings, registry, name, trained, run, clock)

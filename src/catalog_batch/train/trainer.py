@@ -2,12 +2,15 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from catalog_batch import ledger
 from catalog_batch.config import TrainSettings
 from catalog_batch.errors import BadInputError, CatalogBatchError, ConfigError
 from catalog_batch.evaluate.judgement import Decider, Judgement, fit_decider, judge
@@ -36,6 +39,11 @@ logger = logging.getLogger(__name__)
 RUN = "run.json"
 SEARCH = "search.json"
 BUNDLE = "bundle"
+DOUBT = "doubt"
+"""Why figures may be too good, in ``run.json``: as it was when the run began."""
+
+LOCK = ".lock"
+"""Of a run's folder: held by whoever trains in it."""
 
 MAY_CHANGE = {
     "ray_address",
@@ -103,7 +111,9 @@ def train_classifier(
         CatalogBatchError: When training failed more often than ``max_failures``.
     """
     planned = plan_training(table_uri, version, settings, runs_folder, run_id)
-    return train_planned(planned, git_commit, created_at, on_event)
+    # Of a search that was killed and started again a trial may still be about to end.
+    with ledger.held_lock(planned.folder / LOCK, wait=True):
+        return train_planned(planned, git_commit, created_at, on_event)
 
 
 @dataclass(frozen=True)
@@ -139,10 +149,9 @@ def plan_training(
     # The weights that a run was started from may be gone by then.
     require_network(without_weights(settings) if goes_on else settings, snapshot)
     _warn_of_empty_splits(snapshot)
-    doubt = doubt_of_start(settings.weights, snapshot)
+    doubt = _start_or_resume(folder, settings, snapshot)
     if doubt:
         logger.warning("%s", doubt)
-    _start_or_resume(folder, settings, snapshot)
     if is_bundle(settings.weights):
         _tell_preprocessing(settings)
     return PlannedTraining(folder, settings, snapshot, doubt)
@@ -175,7 +184,7 @@ def train_planned(
     created_at: str,
     on_event: events.OnEvent = lambda event: None,
 ) -> TrainedModel:
-    """Do what is planned; arguments and errors as of ``train_classifier``."""
+    """Do what is planned, under the folder's ``LOCK``; the rest as of ``train_classifier``."""
     folder, settings, snapshot = planned.folder, planned.settings, planned.snapshot
     with events.following(folder, on_event):
         final = _final_checkpoint(folder)
@@ -287,7 +296,21 @@ def refuse_contradictions(settings: TrainSettings) -> None:
         raise BadInputError(f"train.{problem}.")
 
 
-def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> None:
+def refuse_search(folder: Path) -> None:
+    """Check that a training run's folder is not that of a search.
+
+    Raises:
+        ConfigError: When it is.
+    """
+    if (folder / SEARCH).is_file():
+        raise ConfigError(
+            f"{folder.name!r} is a search. Give the training another run name; "
+            f"{folder.name}-0001, ... are the search's trials."
+        )
+
+
+def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> str:
+    """Write down what the run is, or compare it with what was written down; return its doubt."""
     fixed = {
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
@@ -295,29 +318,35 @@ def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) 
         # Of the bundle that is gone on with, where another one may lie by the next start.
         "preprocessing": preprocessing_for(settings).to_json(),
     }
-    if (folder / SEARCH).is_file():
-        raise ConfigError(
-            f"{folder.name!r} is a search. Give the training another run name; "
-            f"{folder.name}-0001, ... are the search's trials."
-        )
+    refuse_search(folder)
     if not (folder / RUN).is_file():
+        doubt = doubt_of_start(settings.weights, snapshot)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(folder, RUN, fixed)
-        return
+        checkpoints.write_json(folder, RUN, {**fixed, DOUBT: doubt})
+        return doubt
     before = checkpoints.read_json(folder, RUN)
-    changed = {
-        name: (before.get(name), value)
-        for name, value in json.loads(json.dumps(fixed)).items()
-        if before.get(name) != value
-    }
-    if added := sorted(set(fixed) - set(before)):
+    _refuse_change(folder.name, before, json.loads(json.dumps(fixed)))
+    if DOUBT in before:  # The bundle that it started from may be gone by now.
+        return str(before[DOUBT])
+    return doubt_of_start(settings.weights, snapshot)
+
+
+def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if added := sorted(set(now) - set(before)):
         raise ConfigError(
-            f"Run {folder.name!r} was started by another release, which had no settings {added}. "
+            f"Run {name!r} was started by another release, which had no settings {added}. "
             "Give a new run id."
+        )
+    changed = {key: (before[key], value) for key, value in now.items() if before[key] != value}
+    weights = str(now["weights"])
+    if changed.keys() == {"preprocessing"} and not Path(weights).exists():
+        raise ConfigError(
+            f"Run {name!r} was started from the bundle {weights!r}, which says how pictures are "
+            "prepared, and that is not there any more. Put it back, or give a new run id."
         )
     if changed:
         raise ConfigError(
-            f"Run {folder.name!r} was started with other settings; name: (then, now) {changed}. "
+            f"Run {name!r} was started with other settings; name: (then, now) {changed}. "
             "Take them back to go on with it, or give a new run id."
         )
 
