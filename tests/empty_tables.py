@@ -12,8 +12,10 @@ TYPES = {
     "BINARY": pa.binary(),
     "INT": pa.int32(),
     "BIGINT": pa.int64(),
+    "FLOAT": pa.float32(),
     "DOUBLE": pa.float64(),
     "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
     "TIMESTAMP": pa.timestamp("us", "UTC"),
 }
 COLUMN = re.compile(r"^  (\w+) (.+?)( NOT NULL)? COMMENT ", re.MULTILINE)
@@ -31,8 +33,8 @@ def arrow_type(ddl: str) -> pa.DataType:
     return TYPES[ddl]
 
 
-def create_table(root: Path, name: str) -> None:
-    """Create an empty table as its DDL says, with its constraints."""
+def create_table(root: Path, name: str, constrained: bool = True) -> None:
+    """Create an empty table as its DDL says, with its constraints where they are wanted."""
     ddl = (ROOT / "schemas" / "tables" / f"{name}.sql").read_text(encoding="utf-8")
     schema = pa.schema(
         [
@@ -41,5 +43,7 @@ def create_table(root: Path, name: str) -> None:
         ]
     )
     write_deltalake(str(root / name), schema.empty_table())
+    if not constrained:
+        return
     for constraint, condition in re.findall(r"constraints\.(\w+)' = [\"'](.+)[\"'],?\n", ddl):
         DeltaTable(str(root / name)).alter.add_constraint({constraint: condition})

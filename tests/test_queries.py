@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 from pyspark.sql import Row, SparkSession
+from tests.commands import ROOT
+from tests.empty_tables import create_table
 
 from catalog_batch import queries, tables
 from catalog_batch.errors import QueryError
@@ -84,6 +87,18 @@ CHANGING = [
 ]
 
 
+def documented() -> Iterator[str]:
+    """Yield the queries that the documentation gives to people."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
+            yield from filter(str.strip, block.split(";"))
+        yield from (each for _, each in re.findall(r"catalog-batch sql (['\"])(.+?)\1", text, re.S))
+
+
+DOCUMENTED = list(documented())
+
+
 @pytest.fixture(scope="module")
 def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     """Make a warehouse of two categories."""
@@ -115,6 +130,30 @@ def test_an_older_version_can_be_asked_for_by_name(shop: Warehouse) -> None:
 def test_a_statement_that_reads_is_answered(shop: Warehouse, text: str) -> None:
     columns, rows = run_query(shop, text)
     assert (columns, sorted(map(tuple, rows), key=str)) == READING[text]
+
+
+def test_the_documentation_gives_queries() -> None:
+    assert len(DOCUMENTED) >= 14
+
+
+@pytest.fixture(scope="module")
+def every_table(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
+    """Register every table, all of them empty, and every view."""
+    root = tmp_path_factory.mktemp("empty")
+    for table in tables.ALL_TABLES:
+        create_table(root, table.name, constrained=False)
+    names = Warehouse(spark, str(root)).register()
+    assert names == [*(table.name for table in tables.ALL_TABLES), *tables.VIEWS]
+    return spark
+
+
+@pytest.mark.parametrize("text", DOCUMENTED)
+def test_a_query_of_the_documentation_names_what_is_there(
+    every_table: SparkSession, text: str
+) -> None:
+    # Rows that ingest refused to publish, kept as files, have columns of that table.
+    query = text.replace("parquet.`KEPT`", "rejected_images")
+    assert every_table.sql(query).columns != []
 
 
 @pytest.mark.parametrize("text", DESCRIBING)

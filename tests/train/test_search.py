@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from catalog_batch.config import Settings, load_settings
 from catalog_batch.errors import CatalogBatchError, ConfigError, TrainingDataError
 from catalog_batch.evaluate.rows import EVALUATION_TABLES
 from catalog_batch.leases import live_leases
+from catalog_batch.ledger import held_lock
 from catalog_batch.runs import Run, Status
 from catalog_batch.train import checkpoints
 from catalog_batch.train.pipeline import TABLE, train_and_register
@@ -27,7 +29,7 @@ from catalog_batch.train.search_report import results_figure
 from catalog_batch.train.search_results import Epoch, Outcome, TrialResult
 from catalog_batch.train.search_space import SearchOptions, Trial
 from catalog_batch.train.search_trials import TUNE, scheduler_for
-from catalog_batch.train.trainer import BUNDLE, RUN, train_classifier
+from catalog_batch.train.trainer import BUNDLE, LOCK, RUN, train_classifier
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GRID = 'method = "grid"\n[space]\n"train.learning_rate" = [0.001, 0.01, 0.1]\n'
@@ -50,13 +52,16 @@ def search(
     name: str,
     on_event: Callable[[Event], None] = lambda event: None,
     version: int | None = None,
+    at_once: int = 1,
     **changes: Any,
 ) -> tuple[Run, SearchSummary]:
     file = root / f"{name}.toml"
     file.write_text(space, encoding="utf-8")
     run = open_run()
     settings = settings_for_test(root, **changes)
-    summary = search_settings(settings, run, file, version, name, 1, on_event, lambda: NOW)
+    summary = search_settings(
+        settings, run, file, version, name, at_once, on_event, lambda: NOW
+    )
     return run, summary
 
 
@@ -263,6 +268,26 @@ def test_a_random_search_trains_what_its_seed_draws(tmp_path: Path, write_table:
         assert 0.0001 <= trained["learning_rate"] <= 0.1
     first, second = (result.trial.values["learning_rate"] for result in summary.results)
     assert first != second
+
+
+@pytest.mark.end_to_end
+def test_trials_train_at_once_and_one_waits_for_whoever_trains_in_its_folder(
+    tmp_path: Path, write_table: Write
+) -> None:
+    write_table(tmp_path / TABLE)
+    with ExitStack() as elsewhere:
+        # Held until the second has told of its epoch: one at a time would wait for ever.
+        elsewhere.enter_context(held_lock(tmp_path / "_runs" / "two-0001" / LOCK, wait=False))
+        told: list[str] = []
+
+        def end_the_other(event: Event) -> None:
+            told.append(event["trial"])
+            elsewhere.close()
+
+        space = 'method = "grid"\n[space]\n"train.learning_rate" = [0.001, 0.01]\n'
+        _, summary = search(tmp_path, space, "two", end_the_other, at_once=2, epochs=1)
+    assert (told[0], set(told)) == ("two-0002", {"two-0001", "two-0002"})
+    assert [result.outcome for result in summary.results] == [Outcome.FINISHED] * 2
 
 
 def test_asha_compares_with_the_trials_of_an_earlier_start(tmp_path: Path) -> None:
