@@ -16,8 +16,9 @@ from catalog_batch.errors import CatalogBatchError, TrainingDataError
 from catalog_batch.modeling.preprocessing import ImageDecodeError
 from catalog_batch.train.loop import Batch
 
-StoredRow = tuple[str, Any, str]
-"""(image_id, content, category_id); the content is bytes, or the id where features are known."""
+StoredRow = tuple[str | None, Any, str]
+"""(image_id or None, content, category_id); the content is bytes, or the id where features are
+known."""
 
 Rows = Generator[StoredRow, None, None]
 """Rows whose source ends its threads when it is closed."""
@@ -45,6 +46,9 @@ class Decoder:
     dtype: torch.dtype
     threads: int
 
+    image_id_of: Callable[[Any], str]
+    """Finds the id that belongs to a content, of rows that came without it."""
+
     def decode(self, row: StoredRow) -> npt.NDArray[Any]:
         """Decode the content of a row.
 
@@ -55,8 +59,9 @@ class Decoder:
         try:
             return self.decode_content(content)
         except ImageDecodeError as error:
+            known = self.image_id_of(content) if image_id is None else image_id
             raise TrainingDataError(
-                f"Image {image_id!r} of the training table cannot be decoded ({error}). "
+                f"Image {known!r} of the training table cannot be decoded ({error}). "
                 "Ingest its source again, then run build-training-set."
             ) from error
 

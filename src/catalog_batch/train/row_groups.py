@@ -29,6 +29,10 @@ OPEN_FILES = 64
 """Files that a reader's threads keep open together: a table of a million rows has 20."""
 
 
+Footers = dict[str, pq.FileMetaData]
+"""Parsed, by path. Files of a table's version never change."""
+
+
 class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
     """Hands tables over as they were read: Petastorm's own makes arrays of fixed-width text."""
 
@@ -42,11 +46,11 @@ class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
 class _OpenFiles:
     """Parquet files of one thread: the last few that were read stay open, each is parsed once."""
 
-    def __init__(self, open_file: Callable[[str], Any], most: int) -> None:
+    def __init__(self, open_file: Callable[[str], Any], most: int, footers: Footers) -> None:
         self._open_file = open_file
         self._most = most
         self._files: dict[str, pq.ParquetFile] = {}
-        self._footers: dict[str, pq.FileMetaData] = {}
+        self._footers = footers
 
     def __getitem__(self, path: str) -> pq.ParquetFile:
         file = self._files.pop(path, None) or self._opened(path)
@@ -102,8 +106,9 @@ class _InOrder:
     # Petastorm hands out so many row groups at once, and two more: here they are mere numbers.
     workers_count = 2**62
 
-    def __init__(self, threads: int, open_file: Callable[[str], Any]) -> None:
+    def __init__(self, threads: int, open_file: Callable[[str], Any], footers: Footers) -> None:
         self._open_file = open_file
+        self._footers = footers
         self._threads = ThreadPoolExecutor(threads, "row-groups") if threads > 1 else None
         self._most_ahead = threads + GROUPS_AHEAD
         self._most_open = max(1, OPEN_FILES // threads)
@@ -144,7 +149,7 @@ class _InOrder:
 
     def _read(self, piece_index: int) -> pa.Table:
         if not hasattr(self._own, "worker"):
-            files = _OpenFiles(self._open_file, self._most_open)
+            files = _OpenFiles(self._open_file, self._most_open, self._footers)
             self._own.worker = self._worker_class(len(self._workers), self._args, files)
             self._workers.append(self._own.worker)
         return self._own.worker.read(piece_index)
@@ -157,6 +162,7 @@ def read_row_groups(
     shard_count: int,
     seed: int | None,
     threads: int,
+    footers: Footers | None = None,
 ) -> Generator[pa.Table, None, None]:
     """Yield every row group of one shard once, as a table.
 
@@ -167,6 +173,7 @@ def read_row_groups(
         shard_count: Shards, of which each has a row group at least.
         seed: Of the order, which is that of the files without one.
         threads: That read ahead; with one the thread that asks reads. The order is the same.
+        footers: Of the files, as far as they are known; filled with the others.
 
     Raises:
         OSError, pyarrow.ArrowException: For a file that is gone or damaged.
@@ -174,7 +181,8 @@ def read_row_groups(
     filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
     # On a local disk Petastorm's opens a file of Python's, which holds up other threads to read.
     is_local = all(url.startswith("file:") for url in urls)
-    threads_in_order = _InOrder(threads, pa.OSFile if is_local else filesystem.open)
+    open_file = pa.OSFile if is_local else filesystem.open
+    threads_in_order = _InOrder(threads, open_file, {} if footers is None else footers)
     reader = Reader(
         filesystem,
         paths,
