@@ -10,11 +10,20 @@ from contextlib import contextmanager
 
 import pytest
 from pyspark.sql import SparkSession
+from tests.commands import ROOT
 
+from catalog_batch import spark as spark_module
 from catalog_batch.config import SparkSettings
 from catalog_batch.spark import build_session, run_together
 
 PROPERTY = "catalog-batch.test"
+
+
+def test_spark_submit_is_given_what_a_session_of_our_own_has() -> None:
+    lines = (ROOT / "conf" / "spark" / "local.conf").read_text(encoding="utf-8").splitlines()
+    given = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    assert spark_module._LOCAL.items() <= given.items()
+    assert given["spark.driver.extraJavaOptions"] == SparkSettings().java_options
 
 
 def test_results_come_in_the_order_of_the_steps(spark: SparkSession) -> None:

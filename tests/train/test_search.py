@@ -59,9 +59,7 @@ def search(
     file.write_text(space, encoding="utf-8")
     run = open_run()
     settings = settings_for_test(root, **changes)
-    summary = search_settings(
-        settings, run, file, version, name, at_once, on_event, lambda: NOW
-    )
+    summary = search_settings(settings, run, file, version, name, at_once, on_event, lambda: NOW)
     return run, summary
 
 
