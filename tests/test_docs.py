@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from types import ModuleType
 
 import pytest
@@ -47,6 +48,13 @@ def test_every_make_target_is_explained() -> None:
     phony = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[0].split()
     explained = run_command(["make", "help"]).output
     assert [target for target in phony if f"make {target} " not in explained] == []
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "jobs").glob("*.py")))
+def test_the_help_of_a_job_has_examples(script: str) -> None:
+    shown = run_command([sys.executable, ROOT / "jobs" / script, "--help"])
+    assert shown.exit_code == 0
+    assert re.search(r"Examples?:\s+catalog-batch ", shown.output)
 
 
 def test_the_operations_page_explains_every_rejection_and_every_exit_code() -> None:

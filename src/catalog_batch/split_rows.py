@@ -53,16 +53,17 @@ class SplitRows:
                 raise _unreadable(self.version, self.split, path, error) from error
 
 
-def find_split_rows(root: str, version: int, split: str) -> SplitRows:
+def find_split_rows(root: str, version: int, split: str, table_id: str = "") -> SplitRows:
     """Find the files of a split of a version; hold a lease on the table meanwhile and after.
 
     Args:
         root: Folder or ``file:`` URL of the warehouse.
         version: Of ``training_examples``.
         split: ``train``, ``validation`` or ``test``.
+        table_id: Delta's own, of the table that the rows are wanted of; empty for any.
 
     Raises:
-        MissingTableError: When there is no such table or version.
+        MissingTableError: When there is no such table or version, or it was built anew since.
         TrainingDataError: When a file is gone or damaged, as after a VACUUM.
     """
     folder = Path(plain_path(root)) / TABLE
@@ -74,6 +75,12 @@ def find_split_rows(root: str, version: int, split: str) -> SplitRows:
             f"whose {split} rows are needed. Check --warehouse, or train again on the newest "
             "version."
         ) from error
+    if table_id and str(table.metadata().id) != table_id:
+        raise MissingTableError(
+            f"{str(folder)!r} was dropped and built again since: its version {version} has other "
+            f"{split} rows than the ones needed. Train again on the newest version and go on with "
+            "that model. (The verb promote takes --force, which compares nothing.)"
+        )
     actions: Any = pa.table(table.get_add_actions(flatten=True))
     files = tuple(
         sorted(

@@ -1,6 +1,5 @@
 """The verb as a user runs it: exit codes, the status line, the rows that it leaves."""
 
-import re
 import sys
 
 import pytest
@@ -35,9 +34,3 @@ def test_a_setting_that_names_no_variant_is_refused_at_once(shop: Shop) -> None:
     )
     assert refused.exit_code == 20
     assert "optimise.variants" in refused.errors and "onnx-int8" in refused.errors
-
-
-def test_help_has_examples() -> None:
-    finished = run_command([*SCRIPT, "--help"])
-    assert finished.exit_code == 0
-    assert re.search(r"Examples:\s+catalog-batch optimise", finished.output)

@@ -324,7 +324,7 @@ def test_weights_of_half_precision_are_refused(bundle: Path) -> None:
         ({"classes": [{"category_id": "c0", "path": "a"}]}, "and 1 classes: classifier.1.weight"),
         ({"architecture": "squeezenet1_0"}, "not those of squeezenet1_0"),
         ({"architecture": "no_such_net"}, "Unknown architecture 'no_such_net'"),
-        ({"format_version": 5}, "format_version is 5, this release reads 1 to 4"),
+        ({"format_version": 6}, "format_version is 6, this release reads 1 to 5"),
         ({"head": "deep"}, "Unknown head 'deep'"),
         ({"head": "article"}, "not those of squeezenet1_1 with the article head"),
         ({"temperature": 0.0}, "Temperature 0.0 is not a number above 0"),

@@ -37,6 +37,11 @@ def sources(changed: Tensor, row: int, column: int) -> Tensor:
     return changed[:, row, column, :2] / torch.tensor([255 // height, 255 // width])
 
 
+def test_the_default_ranges_are_the_articles() -> None:
+    ranges = {"rotation": 20.0, "shift": 0.2, "shear": 0.2, "zoom": 0.2}
+    assert vars(ArticleWarp()) == vars(ArticleWarp(**ranges))
+
+
 def test_the_article_warp_without_ranges_keeps_a_picture_or_mirrors_it() -> None:
     images = coordinates(16, 24, 24)
     changed = ArticleWarp(rotation=0, shift=0, shear=0, zoom=0)(images, generator())

@@ -87,7 +87,12 @@ class Shop:
             last.weight.zero_()
             last.bias.zero_()
             last.bias[classes.index(answer)] = logit
-        spec = spec_of(classes, temperature=temperature, training_table_version=table_version)
+        spec = spec_of(
+            classes,
+            temperature=temperature,
+            training_table_version=table_version,
+            training_table_id=str(DeltaTable(str(self.root / "training_examples")).metadata().id),
+        )
         return self.register(network, spec, tags)
 
     def register(

@@ -1,6 +1,5 @@
 """The verbs as a user runs them: exit codes, the status line, the row of ``run_log``."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -45,10 +44,3 @@ def test_refuse_promote_and_roll_back(shop: Shop) -> None:
     assert shop.aliases() == {"champion": 1}
     logged = [(row["job"], row["exit_code"]) for row in shop.read("run_log")]
     assert logged == [("promote", 30), ("promote", 0), ("rollback", 0)]
-
-
-@pytest.mark.parametrize("script", ["promote_model.py", "roll_back_model.py"])
-def test_help_has_examples(script: str) -> None:
-    finished = run_command([sys.executable, ROOT / "jobs" / script, "--help"])
-    assert finished.exit_code == 0
-    assert re.search(r"Examples:\s+catalog-batch ", finished.output)

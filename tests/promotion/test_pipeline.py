@@ -399,6 +399,14 @@ def test_without_test_rows_nothing_is_promoted(shop: Shop, promote: Any) -> None
         promote()
 
 
+def test_a_table_that_was_built_anew_has_other_test_rows(shop: Shop, promote: Any) -> None:
+    shutil.rmtree(shop.root / "training_examples")
+    shop.write_examples(["bags"] * 7)
+    with pytest.raises(MissingTableError, match="was dropped and built again since"):
+        promote()
+    assert promote(force=True).rows_in is None
+
+
 def test_a_damaged_challenger_is_refused_even_with_force(shop: Shop, promote: Any) -> None:
     shop.damage(2)
     with pytest.raises(ModelRefusedError, match=r"model\.safetensors"):

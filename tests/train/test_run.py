@@ -1,6 +1,8 @@
 """A whole run: the lease it holds, and what it publishes at its end."""
 
 import shutil
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.commands import ROOT
 from tests.empty_tables import create_table
 from tests.promotion.shop import killed_where
 
@@ -20,8 +23,8 @@ from catalog_batch.promotions_table import read_rows
 from catalog_batch.registry import Registry
 from catalog_batch.runs import Run, Status
 from catalog_batch.train.events import PASSING
-from catalog_batch.train.pipeline import TABLE, train_and_register
-from catalog_batch.train.trainer import LOCK, RUN, SEARCH
+from catalog_batch.train.pipeline import TABLE, git_commit, train_and_register
+from catalog_batch.train.trainer import LOCK, RUN, SEARCH, plan_training
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -147,3 +150,22 @@ def test_a_training_does_not_write_beside_a_trial_that_is_running(root: Path) ->
     with held_lock(folder / LOCK, wait=False), pytest.raises(LockHeldError, match="search-0003"):
         train_and_register(settings_for_test(root), open_run(), 0, "search-0003", clock=lambda: NOW)
     assert {path.name for path in folder.iterdir()} == {LOCK, RUN}
+
+
+def test_the_commit_of_the_code_is_noted() -> None:
+    asked = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    assert git_commit() == asked.stdout.strip()
+
+
+def test_a_run_is_not_gone_on_with_on_a_table_that_was_built_anew(
+    training_table: Path, tmp_path: Path, write_table: Callable[..., Path]
+) -> None:
+    settings = settings_for_test(tmp_path).train
+    for _ in range(2):
+        plan_training(str(training_table), None, settings, tmp_path / "runs", "night")
+    shutil.rmtree(training_table)
+    write_table(training_table)
+    with pytest.raises(ConfigError, match="'night' was started on a table that was dropped"):
+        plan_training(str(training_table), None, settings, tmp_path / "runs", "night")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from tests.commands import run_command
 from tests.empty_tables import create_table
 from tests.processes import descendants
@@ -300,6 +301,14 @@ def test_asha_compares_with_the_trials_of_an_earlier_start(tmp_path: Path) -> No
         scheduler.on_trial_add(nobody, new)
         told = {"epochs": 1, "score": accuracy}
         assert scheduler.on_trial_result(nobody, new, told) == decision
+
+
+def test_asha_stops_nothing_when_few_epochs_were_drawn(tmp_path: Path) -> None:
+    options = SearchOptions(method="asha", metric="validation_accuracy", grace_epochs=9)
+    for epochs, scheduler in {9: FIFOScheduler, 10: ASHAScheduler}.items():
+        settings = settings_for_test(tmp_path, epochs=epochs).train
+        trial = TrialResult(Trial("asha-0001", {}, settings))
+        assert isinstance(scheduler_for(options, [trial]), scheduler)
 
 
 @pytest.mark.end_to_end

@@ -26,9 +26,11 @@ def rows(make_rows: Callable[..., Rows]) -> Rows:
     return [{**row, "group_id": row["image_id"]} for row in made]
 
 
-def write_earlier(folder: Path, table: Path, created_at: str = "2999-01-01T00:00:00Z") -> Path:
+def write_earlier(
+    folder: Path, table: Path, created_at: str = "2999-01-01T00:00:00Z", **more: str
+) -> Path:
     torch.manual_seed(0)
-    spec = spec_of(training_table=str(table), created_at=created_at)
+    spec = spec_of(training_table=str(table), created_at=created_at, **more)
     network = build_network("squeezenet1_1", 3, image_side=SIDE)
     write_bundle(folder, network, spec, np.zeros((1, SIDE, SIDE, 3), np.uint8))
     return folder
@@ -68,7 +70,17 @@ def test_a_split_that_only_grew_raises_no_doubt(
     assert doubt_of_start("none", grown) == ""
 
 
-@pytest.mark.parametrize("how", ["files deleted", "built anew"])
+def test_the_doubt_of_what_training_starts_from_is_inherited(
+    table: Path, write_table: Write, rows: Rows, tmp_path: Path
+) -> None:
+    bundle = str(write_earlier(tmp_path / "doubtful", table, doubt="It has seen all."))
+    assert doubt_of_start(bundle, resolve_snapshot(str(table))) == "It has seen all."
+    again = [{**row, "split": "test"} if row is rows[0] else row for row in rows]
+    doubt = doubt_of_start(bundle, resolve_snapshot(str(write_table(table, again))))
+    assert "1 of 7 test rows" in doubt and doubt.endswith("It has seen all.")
+
+
+@pytest.mark.parametrize("how", ["files deleted", "built anew", "built anew, by its id"])
 def test_a_version_that_cannot_be_read_any_more_raises_a_doubt(
     table: Path, bundle: Path, write_table: Write, rows: Rows, tmp_path: Path, how: str
 ) -> None:
@@ -77,8 +89,10 @@ def test_a_version_that_cannot_be_read_any_more_raises_a_doubt(
             file.unlink()
     else:
         shutil.rmtree(table)
-        bundle = write_earlier(tmp_path / "older", table, "2020-01-01T00:00:00Z")
+        by_id = {"training_table_id": "another"} if "id" in how else {}
+        created_at = "2999-01-01T00:00:00Z" if by_id else "2020-01-01T00:00:00Z"
+        bundle = write_earlier(tmp_path / "older", table, created_at, **by_id)
     newest = resolve_snapshot(str(write_table(table, rows)))
     doubt = doubt_of_start(str(bundle), newest)
     assert "cannot be read any more" in doubt and "nobody knows" in doubt
-    assert {"files deleted": "missing or damaged", "built anew": "built anew since"}[how] in doubt
+    assert ("missing or damaged" if how == "files deleted" else "built anew since") in doubt

@@ -117,8 +117,8 @@ def _measured(
     root, wanted, spec = settings.warehouse, settings.optimise, trained.spec
     version, hours = spec.training_table_version, settings.maintenance.lease_hours
     with held_lease(root, EXAMPLES, version, holder, hours, clock):
-        train = find_split_rows(root, version, "train")
-        test = find_split_rows(root, version, "test")
+        train = find_split_rows(root, version, "train", spec.training_table_id)
+        test = find_split_rows(root, version, "test", spec.training_table_id)
         pictures = spread_images(train, wanted.calibration_images, spec.preprocessing)
         made = make_variants(
             source.bundle_folder,

@@ -12,11 +12,12 @@ from catalog_batch.modeling.manifest import SPEC, refusal, verify_bundle
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.variants import AS_TRAINED, VARIANTS
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _ADDED: dict[int, dict[str, Any]] = {
     2: {"head": "linear", "temperature": 1.0},
     3: {"node_thresholds": {}, "energy_limit": None},
     4: {"variant": AS_TRAINED, "made_from": ""},
+    5: {"training_table_id": "", "doubt": ""},
 }
 """By format version: what bundles of earlier ones do not say, and what holds for them."""
 
@@ -70,6 +71,13 @@ class BundleSpec:
 
     made_from: str = ""
     """Digest of the bundle that ``optimise`` made this variant from; empty as trained."""
+
+    training_table_id: str = ""
+    """Delta's own: a table that was dropped and built again has another, and its versions begin
+    anew. Empty in bundles of earlier formats."""
+
+    doubt: str = ""
+    """Why its figures may be too good, for people: what goes on from it inherits that."""
 
     def __post_init__(self) -> None:
         """Refuse classes that cannot name the outputs, and figures that JSON cannot hold."""
@@ -128,6 +136,8 @@ class BundleSpec:
             energy_limit=_optional(data, "energy_limit"),
             variant=_typed(data, "variant", str),
             made_from=_typed(data, "made_from", str),
+            training_table_id=_typed(data, "training_table_id", str),
+            doubt=_typed(data, "doubt", str),
         )
 
 

@@ -73,7 +73,8 @@ def hold_contest(
         other = _loaded(registry, champion)
         bounds = _bounds(settings, bundle, other)
         with held_lease(settings.warehouse, TABLE, version, holder, hours, clock):
-            rows = find_split_rows(settings.warehouse, version, "test")
+            table_id = bundle.spec.training_table_id
+            rows = find_split_rows(settings.warehouse, version, "test", table_id)
             checks = compare(rows, bundle, other, bounds, settings.score.batch_size)
     except (BadInputError, ModelRefusedError) as error:
         if not force:

@@ -174,6 +174,7 @@ def _start_or_resume(
     fixed = {
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
+        "table_id": snapshot.table_id,
         **space.options.model_dump(),
         # What is drawn for a setting depends on those before it.
         "order": list(space.axes),

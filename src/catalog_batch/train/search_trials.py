@@ -223,9 +223,10 @@ def _past_epochs(run_folder: Path) -> Iterator[dict[str, Any]]:
 
 def scheduler_for(options: SearchOptions, results: Sequence[TrialResult]) -> TrialScheduler:
     """Return what stops trials early; it knows those that ended in an earlier start."""
-    if options.method != "asha":
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
     epochs = max(result.trial.settings.epochs for result in results)
+    # Epochs may be drawn, and the most drawn be so few that there is nothing to stop.
+    if options.method != "asha" or options.grace_epochs >= epochs:
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     scheduler = ASHAScheduler(
         time_attr="epochs",
         metric="score",

@@ -23,7 +23,8 @@ def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
     """Say which rows of validation and test an earlier bundle was trained on.
 
     Those are its training rows' images and all images of their products, since a split keeps a
-    product together. What that bundle had itself started from is not looked at: its own run did.
+    product together. What that bundle had itself started from is not looked at: its own run did,
+    and the doubt that it found is inherited.
 
     Args:
         weights: As of ``starting_network``; of anything but a bundle nothing is known.
@@ -40,7 +41,7 @@ def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
     try:
         earlier = _snapshot_of(spec)
         if (earlier.table_uri, earlier.version) == (snapshot.table_uri, snapshot.version):
-            return ""
+            return spec.doubt
         known = {key for row in _keys(earlier, "train") for key in row}
         counts = {
             split: sum(not known.isdisjoint(row) for row in _keys(snapshot, split))
@@ -50,24 +51,28 @@ def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
         return (
             f"Training started from {weights!r}, which was trained on {version}, and that cannot "
             f"be read any more ({str(error).splitlines()[0]}): nobody knows whether it has seen "
-            "rows of validation and test. Figures may be too good."
-        )
+            f"rows of validation and test. Figures may be too good. {spec.doubt}"
+        ).strip()
     if not any(counts.values()):
-        return ""
+        return spec.doubt
     seen = " and ".join(
         f"{rows:,} of {snapshot.rows(split):,} {split} rows" for split, rows in counts.items()
     )
     return (
         f"Training started from {weights!r}, which was trained on {version}: it has seen the "
         f"products of {seen}, so that figures are too good. Start from other weights, or build "
-        "the training set with the split as it was."
-    )
+        f"the training set with the split as it was. {spec.doubt}"
+    ).strip()
 
 
 def _snapshot_of(spec: BundleSpec) -> Snapshot:
     uri, version = spec.training_table, spec.training_table_version
     found = resolve_snapshot(uri, version)
     # Versions of a table that was dropped and built again start anew.
+    if spec.training_table_id:
+        if found.table_id != spec.training_table_id:
+            raise MissingTableError("the table was built anew since")
+        return found
     built_ms = DeltaTable(found.table_uri, version=version).metadata().created_time or 0
     if built_ms > 1000 * datetime.fromisoformat(spec.created_at).timestamp():
         raise MissingTableError("the table was built anew since")

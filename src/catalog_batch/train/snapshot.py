@@ -62,6 +62,9 @@ class Snapshot:
     class_rows: tuple[int, ...] = ()
     """Training rows of each class, in the order of ``classes``."""
 
+    table_id: str = ""
+    """Delta's own: a table that was dropped and built again has another."""
+
     def rows(self, split: str) -> int:
         """Count the rows of a split over all ranks."""
         return self.splits[split].rows
@@ -150,7 +153,15 @@ def resolve_snapshot(table_uri: str, version: int | None = None) -> Snapshot:
     classes = {split: _classes_in(paths[split]) for split in SPLITS}
     ordered, taxonomy_version = _ordered_classes(classes, folder)
     class_rows = tuple(classes["train"][(*pair, taxonomy_version)] for pair in ordered)
-    return Snapshot(str(folder), table.version(), splits, ordered, taxonomy_version, class_rows)
+    return Snapshot(
+        table_uri=str(folder),
+        version=table.version(),
+        splits=splits,
+        classes=ordered,
+        taxonomy_version=taxonomy_version,
+        class_rows=class_rows,
+        table_id=str(table.metadata().id),
+    )
 
 
 def _open_table(table_uri: str, version: int | None) -> DeltaTable:

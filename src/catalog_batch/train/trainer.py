@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,7 @@ def train_planned(
             f"Training ended without an evaluated checkpoint in {folder}. Run again with run id "
             f"{folder.name!r} to go on from the last whole one."
         )
-    trained = _bundled(folder, final, settings, snapshot, git_commit, created_at)
-    return replace(trained, doubt=planned.doubt)
+    return _bundled(planned, final, git_commit, created_at)
 
 
 def _tell_preprocessing(settings: TrainSettings) -> None:
@@ -314,6 +313,7 @@ def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) 
     fixed = {
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
+        "table_id": snapshot.table_id,
         **settings.model_dump(exclude=MAY_CHANGE),
         # Of the bundle that is gone on with, where another one may lie by the next start.
         "preprocessing": preprocessing_for(settings).to_json(),
@@ -338,6 +338,11 @@ def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any])
             "Give a new run id."
         )
     changed = {key: (before[key], value) for key, value in now.items() if before[key] != value}
+    if "table_id" in changed:
+        raise ConfigError(
+            f"Run {name!r} was started on a table that was dropped and built again since: version "
+            f"{now['table_version']} has other rows now. Give a new run id."
+        )
     weights = str(now["weights"])
     if changed.keys() == {"preprocessing"} and not Path(weights).exists():
         raise ConfigError(
@@ -357,13 +362,9 @@ def _final_checkpoint(folder: Path) -> Path | None:
 
 
 def _bundled(
-    folder: Path,
-    final: Path,
-    settings: TrainSettings,
-    snapshot: Snapshot,
-    git_commit: str,
-    created_at: str,
+    planned: PlannedTraining, final: Path, git_commit: str, created_at: str
 ) -> TrainedModel:
+    folder, settings, snapshot = planned.folder, planned.settings, planned.snapshot
     predictions = {split: _copied_predictions(final, folder, split) for split in SPLITS}
     decider = _decider(folder / BUNDLE, predictions["validation"], settings.target_precision)
     judgement = judge(predictions, decider, settings.seed)
@@ -384,6 +385,8 @@ def _bundled(
             temperature=decider.temperature,
             node_thresholds=decider.node_thresholds,
             energy_limit=decider.energy_limit,
+            training_table_id=snapshot.table_id,
+            doubt=planned.doubt,
         )
         network = build_network(
             settings.architecture,
@@ -401,6 +404,7 @@ def _bundled(
         metrics=metrics,
         judgement=judgement,
         history=checkpoints.read_state(final).history,
+        doubt=planned.doubt,
     )
 
 
