@@ -88,6 +88,33 @@ def test_a_version_that_was_rolled_back_is_no_challenger_when_its_run_is_repeate
     assert registry.register("shop", second, {}).aliases == ()
 
 
+def test_a_version_whose_place_another_took_is_no_challenger_when_its_run_is_repeated(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    second = write_sealed(tmp_path / "2", "b")
+    registry.register("shop", second, {})
+    registry.register("shop", write_sealed(tmp_path / "3", "c"), {})
+    assert registry.register("shop", second, {}).aliases == ()
+    assert registry.resolve("shop@challenger").version == 3
+
+
+def test_a_version_is_marked_before_it_loses_its_alias(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    second = write_sealed(tmp_path / "2", "b")
+    registry.register("shop", second, {})
+
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry, "_mark_holder", die)
+        registry.remove_alias("shop", "challenger")
+    assert registry.register("shop", second, {}).aliases == ("challenger",)
+
+
 def test_a_moved_registry_still_finds_its_bundles(registry: Registry, tmp_path: Path) -> None:
     registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
     moved = Registry(registry.folder.rename(tmp_path / "elsewhere"))

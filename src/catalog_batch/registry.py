@@ -25,6 +25,7 @@ from catalog_batch.modeling.manifest import verify_bundle
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 INTRODUCED = "introduced"
+"""Tag of a version that had an alias and lost it."""
 
 DOUBT = "doubt"
 """Tag that says why a version's figures may be too good, which ``promote`` repeats."""
@@ -49,8 +50,8 @@ class ModelVersion:
     created_ms: int
     """Time of registration, in milliseconds since 1970, UTC."""
 
-    is_introduced: bool = False
-    """Whether it has had its first alias."""
+    had_alias: bool = False
+    """Whether it had an alias and lost it."""
 
     @property
     def reference(self) -> str:
@@ -140,10 +141,12 @@ class Registry:
 
     def set_alias(self, model_name: str, version: int, alias: str) -> None:
         """Point an alias at a version, away from the one that had it."""
+        self._mark_holder(model_name, alias)
         self._client.set_registered_model_alias(model_name, alias, str(version))
 
     def remove_alias(self, model_name: str, alias: str) -> None:
         """Take an alias away; nothing happens when no version has it."""
+        self._mark_holder(model_name, alias)
         self._client.delete_registered_model_alias(model_name, alias)
 
     def resolve(self, reference: str) -> ModelVersion:
@@ -181,17 +184,24 @@ class Registry:
         """Give a version without an alias one: champion if the model has none.
 
         Asked again for a version that is there already: a run killed between the two steps of
-        registering would otherwise leave a model without a champion for good. A version that was
-        introduced once gets none again: it may have been rolled back.
+        registering would otherwise leave a model without a champion for good. A version that had
+        one and lost it gets none again: it may have been rolled back.
         """
-        if newest.aliases or newest.is_introduced:
+        if newest.aliases or newest.had_alias:
             return
         has_champion = any(CHAMPION in version.aliases for version in known)
         if not has_champion:
             before_champion(newest)
-        name, version = newest.model_name, newest.version
-        self.set_alias(name, version, CHALLENGER if has_champion else CHAMPION)
-        self._client.set_model_version_tag(name, str(version), INTRODUCED, "yes")
+        alias = CHALLENGER if has_champion else CHAMPION
+        self.set_alias(newest.model_name, newest.version, alias)
+
+    def _mark_holder(self, model_name: str, alias: str) -> None:
+        """Tag who is about to lose an alias: before it does, so that no kill comes in between."""
+        for version in self._versions(model_name):
+            if alias in version.aliases:
+                self._client.set_model_version_tag(
+                    model_name, str(version.version), INTRODUCED, "yes"
+                )
 
     @property
     def _client(self) -> Any:
@@ -224,7 +234,7 @@ class Registry:
             metrics=json.loads(item.tags["metrics"]),
             tags={name: value for name, value in item.tags.items() if name not in own},
             created_ms=int(item.creation_timestamp),
-            is_introduced=INTRODUCED in item.tags,
+            had_alias=INTRODUCED in item.tags,
         )
 
     def _intact(self, version: ModelVersion) -> ModelVersion:

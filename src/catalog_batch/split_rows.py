@@ -15,6 +15,11 @@ from catalog_batch.locations import plain_path
 
 TABLE = "training_examples"
 COLUMNS = ["image_id", "content", "category_id"]
+IDENTITIES_AT_A_TIME = 65_536
+_ADVICE = (
+    "Train again on the newest version and go on with that model. (The verb promote takes "
+    "--force, which compares nothing.)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,24 @@ class SplitRows:
         Raises:
             TrainingDataError: When a file vanished meanwhile, or is damaged.
         """
+        for batch in self._read(COLUMNS, size):
+            yield RowBatch(*(batch[name].to_pylist() for name in COLUMNS))
+
+    def identities(self) -> Iterator[tuple[str, str]]:
+        """Yield the image and the product of each row, in the same order.
+
+        Raises:
+            TrainingDataError: When a file vanished meanwhile, or is damaged.
+        """
+        for batch in self._read(["image_id", "group_id"], IDENTITIES_AT_A_TIME):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def _read(self, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         for path in self.files:
             try:
                 # Not a data set: below split=test/ it would take the folder for a column.
                 with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(size, columns=COLUMNS):
-                        yield RowBatch(*(batch[name].to_pylist() for name in COLUMNS))
+                    yield from file.iter_batches(size, columns=columns)
             except (OSError, pa.ArrowException) as error:
                 raise _unreadable(self.version, self.split, path, error) from error
 
@@ -78,8 +95,7 @@ def find_split_rows(root: str, version: int, split: str, table_id: str = "") -> 
     if table_id and str(table.metadata().id) != table_id:
         raise MissingTableError(
             f"{str(folder)!r} was dropped and built again since: its version {version} has other "
-            f"{split} rows than the ones needed. Train again on the newest version and go on with "
-            "that model. (The verb promote takes --force, which compares nothing.)"
+            f"{split} rows than the ones needed. {_ADVICE}"
         )
     actions: Any = pa.table(table.get_add_actions(flatten=True))
     files = tuple(
@@ -105,6 +121,5 @@ def _unreadable(version: int, split: str, path: Path, error: Exception) -> Train
     return TrainingDataError(
         f"File {path.name!r} of version {version} of {TABLE}, whose {split} rows are needed, is "
         f"missing or damaged ({type(error).__name__}). Clean-up deletes the files of versions that "
-        "builds have replaced: train again on the newest version and go on with that model. (The "
-        "verb promote takes --force, which compares nothing.)"
+        f"builds have replaced. {_ADVICE}"
     )

@@ -51,11 +51,15 @@ class Shop:
             {"warehouse": str(self.root), "promote": {**lax, **promote}, "score": {"batch_size": 4}}
         )
 
-    def write_examples(self, test: Sequence[str]) -> None:
-        """Write a version of the training table: a row of each class to train on, and test rows."""
+    def write_examples(self, test: Sequence[str], products: str = "test") -> None:
+        """Write a version of the training table: a row of each class to train on, and test rows.
+
+        Those are of the products ``test-000``, ..., unless another split's are wanted.
+        """
         rows = [
             {
                 "image_id": f"{split}-{index:03d}",
+                "group_id": f"{products if split == 'test' else split}-{index:03d}",
                 "content": self.draw(seed=index),
                 "category_id": category,
                 "category_path": f"Shop/{category}",

@@ -257,6 +257,35 @@ def test_the_tables_files_are_leased_while_rows_are_read(
     assert list(Path(shop.root, "_leases").iterdir()) == []
 
 
+@pytest.mark.parametrize(("products", "is_told"), [("train", True), ("test", False)])
+def test_a_champion_that_was_trained_on_products_of_the_test_rows_is_told(
+    shop: Shop,
+    promote: Any,
+    caplog: pytest.LogCaptureFixture,
+    products: str,
+    is_told: bool,
+) -> None:
+    shop.write_examples(["bags"] * 5, products)  # version 1, after a split with another seed
+    shop.add_model("bags", logit=4, table_version=1)
+    promote()
+    told = "catalogue/1 was trained on the products of 3 of 5 test rows, which version 0"
+    assert (told in caplog.text) is is_told
+
+
+def test_of_a_champion_whose_rows_are_gone_nobody_knows(
+    shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.write_examples(["bags"] * 5)
+    shop.add_model("bags", logit=4, table_version=1)
+    DeltaTable(str(shop.root / "training_examples")).vacuum(
+        retention_hours=0, enforce_retention_duration=False, dry_run=False
+    )
+    with caplog.at_level("INFO"):
+        promote()
+    assert "whether catalogue/1 has seen test rows is not known" in caplog.text
+    assert shop.aliases() == {"champion": 3, "previous": 1}
+
+
 @pytest.mark.parametrize("alias", ["previous", "champion"])
 def test_a_run_killed_before_the_alias_moved_is_repeated_whole(
     shop: Shop, promote: Any, alias: str

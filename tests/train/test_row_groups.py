@@ -13,7 +13,7 @@ import pytest
 from deltalake import write_deltalake
 
 from catalog_batch.train import row_groups
-from catalog_batch.train.row_groups import read_row_groups
+from catalog_batch.train.row_groups import ShardRowGroups
 from catalog_batch.train.snapshot import resolve_snapshot
 
 COLUMNS = ("image_id", "category_id")
@@ -42,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
 
 def read(table: Path, threads: int = 1, stop_after: int | None = None) -> list[str]:
     urls = resolve_snapshot(str(table)).splits["train"].urls
-    groups = read_row_groups(urls, COLUMNS, 0, 1, seed=3, threads=threads)
+    groups = ShardRowGroups(urls, COLUMNS, 0, 1, threads).read(seed=3)
     ids: list[str] = []
     for number, group in enumerate(groups):
         ids += group["image_id"].to_pylist()
@@ -85,6 +85,27 @@ def test_of_more_files_than_are_kept_open_each_is_parsed_once(
     files = resolve_snapshot(str(table)).splits["train"].paths
     assert len(opened) > len(files)
     assert sorted(path for path, is_known in opened if not is_known) == sorted(map(str, files))
+
+
+def test_an_epoch_more_parses_no_footer(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    begin = pq.ParquetFile.__init__
+
+    def noting(file: Any, source: Any, metadata: Any = None, **options: Any) -> None:
+        parsed.append(metadata is None)
+        begin(file, source, metadata=metadata, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "__init__", noting)
+    urls = resolve_snapshot(str(table)).splits["train"].urls
+    shard = ShardRowGroups(urls, COLUMNS, 0, 1, threads=1)
+    first = [group["image_id"].to_pylist() for group in shard.read(seed=3)]
+    assert any(parsed)
+    parsed.clear()
+    again = [group["image_id"].to_pylist() for group in shard.read(seed=3)]
+    other = [group["image_id"].to_pylist() for group in shard.read(seed=4)]
+    assert parsed == [False] * 4
+    assert first == again != other
+    assert sorted(first) == sorted(other)
 
 
 def test_storage_that_fails_for_all_threads_is_an_error_at_once(

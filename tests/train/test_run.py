@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_a_warehouse_without_the_tables_is_refused_before_training(training_tabl
     root = training_table.parent
     with pytest.raises(MissingTableError, match=r"no tables \['models', 'promotions', 'evaluation"):
         train_and_register(settings_for_test(root), open_run(), clock=lambda: NOW)
+    assert not (root / "_runs").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_asked_for_before_anything_is_prepared(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    settings = settings_for_test(root)
+    followed = settings.train.model_copy(update={"trackers": ("wandb",)})
+    with pytest.raises(ConfigError, match=r"pip install '\.\[wandb\]'"):
+        train_and_register(settings.model_copy(update={"train": followed}), open_run())
     assert not (root / "_runs").exists()
 
 

@@ -23,7 +23,7 @@ from catalog_batch.evaluate.rows import EVALUATION_TABLES
 from catalog_batch.leases import live_leases
 from catalog_batch.ledger import held_lock
 from catalog_batch.runs import Run, Status
-from catalog_batch.train import checkpoints
+from catalog_batch.train import checkpoints, trainer
 from catalog_batch.train.pipeline import TABLE, train_and_register
 from catalog_batch.train.search import SearchSummary, search_settings
 from catalog_batch.train.search_report import results_figure
@@ -216,6 +216,26 @@ def test_what_cannot_be_trained_is_refused_before_ray(
     with pytest.raises(ValueError, match=match):
         search(training_table.parent, f'method = "grid"\n[space]\n{space}', "unfit")
     assert not (training_table.parent / "_runs").exists()
+
+
+@pytest.mark.parametrize("architectures", ['"resnet18", "resnet0"', '"resnet0", "resnet18"'])
+def test_every_network_is_checked_before_the_first_weights_are_looked_for(
+    training_table: Path, monkeypatch: pytest.MonkeyPatch, architectures: str
+) -> None:
+    looked_for: list[str] = []
+    monkeypatch.setattr(trainer, "starting_network", lambda name, *rest: looked_for.append(name))
+    space = f'method = "grid"\n[space]\n"train.architecture" = [{architectures}]'
+    with pytest.raises(ValueError, match="resnet0"):
+        search(training_table.parent, space, "unfit")
+    assert looked_for == []
+
+
+def test_a_search_that_is_another_one_is_refused_before_weights_are_looked_for(
+    grid: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(trainer, "starting_network")
+    with pytest.raises(ConfigError, match=r"'train.epochs': \(2, 3\)"):
+        search(grid.root, GRID, "grid", epochs=3)
 
 
 def test_a_table_without_validation_rows_has_nothing_to_choose_by(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
+from pyspark.sql import SparkSession
 
 from catalog_batch.errors import MissingTableError, TrainingDataError
 from catalog_batch.train.snapshot import Snapshot, SplitFiles, resolve_snapshot
@@ -165,4 +166,17 @@ def test_table_features_that_petastorm_would_misread_are_refused(
     log.write_text("\n".join(map(json.dumps, actions)))
     assert DeltaTable(str(training_table)).metadata().configuration == configuration
     with pytest.raises(TrainingDataError, match=feature):
+        resolve_snapshot(str(training_table))
+
+
+def test_a_table_whose_rows_spark_marked_as_deleted_is_refused(
+    training_table: Path, spark: SparkSession
+) -> None:
+    table = f"delta.`{training_table}`"
+    switch = f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.enableDeletionVectors' = {{}})"
+    spark.sql(switch.format("true"))
+    spark.sql(f"DELETE FROM {table} WHERE image_id = 'train-bags-0000'")
+    spark.sql(switch.format("false"))  # which leaves the vectors that there are
+    assert list(training_table.rglob("deletion_vector_*.bin"))
+    with pytest.raises(TrainingDataError, match="deletion vectors"):
         resolve_snapshot(str(training_table))

@@ -34,7 +34,7 @@ from catalog_batch.evaluate.predictions import load_predictions
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.threads import torch_threads
-from catalog_batch.train import checkpoints, cluster, worker
+from catalog_batch.train import checkpoints, cluster, trainer, worker
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error, device_for
 from catalog_batch.train.recipe import make_optimizer
 from catalog_batch.train.reports import FitState, PartialEpoch
@@ -423,6 +423,36 @@ def test_settings_that_change_what_a_run_is_are_refused_by_name(
     runs = copy_of(folder, tmp_path)
     with pytest.raises(ConfigError, match=r"'learning_rate': \(0.001, 0.5\)"):
         train(folder / "training_examples", runs, learning_rate=0.5)
+
+
+def test_they_are_refused_before_weights_are_looked_for(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = local_run
+    (tmp_path / "run-1").mkdir()  # that was killed before its first checkpoint
+    shutil.copy(folder / "runs" / "run-1" / trainer.RUN, tmp_path / "run-1")
+    monkeypatch.delattr(trainer, "starting_network")
+    with pytest.raises(ConfigError, match=r"'weights': \('none', 'imagenet'\)"):
+        train(folder / "training_examples", tmp_path, weights="imagenet")
+
+
+def test_a_run_that_gets_no_better_stops_and_keeps_its_best_epoch(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, _ = local_run
+    events: list[Event] = []
+    model = train(
+        folder / "training_examples",
+        tmp_path,
+        on_event=events.append,
+        epochs=9,
+        patience=1,
+        learning_rate=1e-12,
+    )
+    improved = [report.improved for report in model.history]
+    assert improved == [True] * (len(improved) - 1) + [False]
+    assert [event["event"] for event in events].count("epoch") == len(improved) < 9
+    assert model.metrics["validation_accuracy"] == model.history[-2].validation_accuracy
 
 
 def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(

@@ -12,11 +12,11 @@ from catalog_batch.config import Settings
 from catalog_batch.errors import BadInputError, GateRefusedError, ModelRefusedError
 from catalog_batch.evaluate.gate import Bounds, Check, lost_classes
 from catalog_batch.leases import held_lease
-from catalog_batch.modeling.bundle import Bundle, load_bundle
+from catalog_batch.modeling.bundle import Bundle, BundleSpec, load_bundle
 from catalog_batch.promotion.comparison import classes_of, compare
 from catalog_batch.registry import DOUBT, ModelVersion, Registry
 from catalog_batch.runs import Clock, Run
-from catalog_batch.split_rows import TABLE, find_split_rows
+from catalog_batch.split_rows import TABLE, SplitRows, find_split_rows
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def hold_contest(
         with held_lease(settings.warehouse, TABLE, version, holder, hours, clock):
             table_id = bundle.spec.training_table_id
             rows = find_split_rows(settings.warehouse, version, "test", table_id)
+            if champion and other:
+                _warn_of_seen_rows(settings.warehouse, rows, champion, other.spec)
             checks = compare(rows, bundle, other, bounds, settings.score.batch_size)
     except (BadInputError, ModelRefusedError) as error:
         if not force:
@@ -111,6 +113,40 @@ def _warn_of_lost_classes(challenger: ModelVersion, bundle: Bundle, other: Bundl
             name_of(challenger),
             len(lost),
             lost[:10],
+        )
+
+
+def _warn_of_seen_rows(
+    root: str, rows: SplitRows, champion: ModelVersion, spec: BundleSpec
+) -> None:
+    """Say which test rows' products the champion was trained on: its figures are too good then.
+
+    A split stays with its product from build to build, unless its seed or shares are changed.
+    """
+    if spec.training_table_version == rows.version:
+        return
+    try:
+        of_champion = find_split_rows(
+            root, spec.training_table_version, "train", spec.training_table_id
+        )
+        trained = [set(column) for column in zip(*of_champion.identities(), strict=True)]
+    except BadInputError as error:
+        logger.info("whether %s has seen test rows is not known: %s", name_of(champion), error)
+        return
+    seen = sum(
+        any(value in known for value, known in zip(row, trained, strict=False))
+        for row in rows.identities()
+    )
+    if seen:
+        logger.warning(
+            "%s was trained on the products of %s of %s test rows, which version %d of %s had in "
+            "its training split: its figures are too good here, and the challenger's may be the "
+            "better ones even so",
+            name_of(champion),
+            f"{seen:,}",
+            f"{rows.rows:,}",
+            spec.training_table_version,
+            TABLE,
         )
 
 

@@ -26,7 +26,7 @@ from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Clock, Run, Status
 from catalog_batch.train.events import PASSING, OnEvent
 from catalog_batch.train.run_report import write_run_report
-from catalog_batch.train.tracking.trackers import Trackers, open_trackers
+from catalog_batch.train.tracking.trackers import Trackers, open_trackers, require_trackers
 from catalog_batch.train.trainer import (
     LOCK,
     TrainedModel,
@@ -75,6 +75,7 @@ def train_and_register(
         LockHeldError: When somebody else, a search perhaps, trains in the run's folder.
     """
     name = run_name(training_run or run.run_id)
+    require_trackers(settings.train)
     require_tables(settings.warehouse)
     registry = Registry(settings.registry_folder)
     require_same_registry(settings.warehouse, registry, settings.train.model_name)

@@ -23,7 +23,7 @@ from catalog_batch.train.decoding import Batches, Decoder, Rows, StoredRow
 from catalog_batch.train.features import FeatureFile
 from catalog_batch.train.loop import Batch
 from catalog_batch.train.prefetch import prefetched
-from catalog_batch.train.row_groups import Footers, read_row_groups
+from catalog_batch.train.row_groups import ShardRowGroups
 from catalog_batch.train.sampling import balanced, balanced_quotas
 from catalog_batch.train.snapshot import Snapshot
 
@@ -148,9 +148,20 @@ class ShardReader:
                         return str(rows["image_id"][place])
         return "unknown"
 
+    def _listed(self, split: str, columns: tuple[str, ...]) -> ShardRowGroups:
+        """List a split's row groups once, and not once an epoch."""
+        if (split, columns) not in self._lists:
+            self._lists[split, columns] = ShardRowGroups(
+                self.snapshot.splits[split].urls,
+                columns,
+                self.rank,
+                self.snapshot.shard_count(split, self.world_size),
+                self.settings.reader_threads,
+            )
+        return self._lists[split, columns]
+
     @cached_property
-    def _footers(self) -> Footers:
-        """Parsed once, and not once an epoch."""
+    def _lists(self) -> dict[tuple[str, tuple[str, ...]], ShardRowGroups]:
         return {}
 
     @cached_property
@@ -180,22 +191,13 @@ class ShardReader:
         return counted(self._petastorm_rows(split, seed, with_ids), expected, what)
 
     def _petastorm_rows(self, split: str, seed: int | None, with_ids: bool) -> Rows:
-        shard_count = self.snapshot.shard_count(split, self.world_size)
-        if self.rank >= shard_count:
+        if self.rank >= self.snapshot.shard_count(split, self.world_size):
             return
         # A column more takes one percent of the time of reading and decoding.
         columns = ["image_id" if split in self.features else "content", "category_id"]
-        groups = read_row_groups(
-            self.snapshot.splits[split].urls,
-            [*columns, *(["image_id"] if with_ids else [])],
-            self.rank,
-            shard_count,
-            seed,
-            self.settings.reader_threads,
-            self._footers,
-        )
         try:
-            with closing(groups):
+            listed = self._listed(split, (*columns, *(["image_id"] if with_ids else [])))
+            with closing(listed.read(seed)) as groups:
                 for group in groups:
                     # By way of NumPy, which takes a third of the time of to_pylist().
                     contents, categories = (group[name].to_numpy().tolist() for name in columns)

@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from threading import local
 from time import sleep
 from typing import Any
@@ -29,8 +30,8 @@ OPEN_FILES = 64
 """Files that a reader's threads keep open together: a table of a million rows has 20."""
 
 
-Footers = dict[str, pq.FileMetaData]
-"""Parsed, by path. Files of a table's version never change."""
+PIECES = 4
+"""Place of the listed row groups in what a reader gives to those that read."""
 
 
 class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
@@ -46,7 +47,9 @@ class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
 class _OpenFiles:
     """Parquet files of one thread: the last few that were read stay open, each is parsed once."""
 
-    def __init__(self, open_file: Callable[[str], Any], most: int, footers: Footers) -> None:
+    def __init__(
+        self, open_file: Callable[[str], Any], most: int, footers: dict[str, pq.FileMetaData]
+    ) -> None:
         self._open_file = open_file
         self._most = most
         self._files: dict[str, pq.ParquetFile] = {}
@@ -106,7 +109,9 @@ class _InOrder:
     # Petastorm hands out so many row groups at once, and two more: here they are mere numbers.
     workers_count = 2**62
 
-    def __init__(self, threads: int, open_file: Callable[[str], Any], footers: Footers) -> None:
+    def __init__(
+        self, threads: int, open_file: Callable[[str], Any], footers: dict[str, pq.FileMetaData]
+    ) -> None:
         self._open_file = open_file
         self._footers = footers
         self._threads = ThreadPoolExecutor(threads, "row-groups") if threads > 1 else None
@@ -155,46 +160,82 @@ class _InOrder:
         return self._own.worker.read(piece_index)
 
 
-def read_row_groups(
-    urls: Sequence[str],
-    columns: Sequence[str],
-    rank: int,
-    shard_count: int,
-    seed: int | None,
-    threads: int,
-    footers: Footers | None = None,
-) -> Generator[pa.Table, None, None]:
-    """Yield every row group of one shard once, as a table.
+class _Listing:
+    """Takes what a reader has listed, and reads nothing."""
 
-    Args:
-        urls: The files.
-        columns: Those to read.
-        rank: The shard, below ``shard_count``; row groups are dealt to shards in turn.
-        shard_count: Shards, of which each has a row group at least.
-        seed: Of the order, which is that of the files without one.
-        threads: That read ahead; with one the thread that asks reads. The order is the same.
-        footers: Of the files, as far as they are known; filled with the others.
+    workers_count = 1
 
-    Raises:
-        OSError, pyarrow.ArrowException: For a file that is gone or damaged.
+    def start(self, worker_class: type[_RowGroupWorker], args: Any, ventilator: Any) -> None:
+        self.args = args
+
+    def ventilate(self, piece_index: int, **_: Any) -> None:
+        raise AssertionError("a reader that only lists was asked for rows")
+
+
+class ShardRowGroups:
+    """The row groups of one shard of some files: listed once, and read in any order, many times.
+
+    A reader of Petastorm's parses the footers of all files twice before its first row, in one
+    thread, and is good for one seed: an epoch would begin with a wait that grows with the table.
     """
-    filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
-    # On a local disk Petastorm's opens a file of Python's, which holds up other threads to read.
-    is_local = all(url.startswith("file:") for url in urls)
-    open_file = pa.OSFile if is_local else filesystem.open
-    threads_in_order = _InOrder(threads, open_file, {} if footers is None else footers)
-    reader = Reader(
-        filesystem,
-        paths,
-        schema_fields=sorted(set(columns)),
-        worker_class=_RowGroupWorker,
-        reader_pool=threads_in_order,
-        shuffle_row_groups=seed is not None,
-        seed=seed,
-        num_epochs=1,
-        cur_shard=rank,
-        shard_count=shard_count,
-        is_batched_reader=True,
-    )
-    with reader:
-        yield from reader
+
+    def __init__(
+        self, urls: Sequence[str], columns: Sequence[str], rank: int, shard_count: int, threads: int
+    ) -> None:
+        """List the row groups.
+
+        Args:
+            urls: The files, which stay as they are.
+            columns: Those to read.
+            rank: The shard, below ``shard_count``; row groups are dealt to shards in turn.
+            shard_count: Shards, of which each has a row group at least.
+            threads: That read ahead; with one the thread that asks reads. The order is the same.
+
+        Raises:
+            OSError, pyarrow.ArrowException: For a file that is gone or damaged.
+        """
+        filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
+        # On a local disk Petastorm's opens a file of Python's, which holds up other threads to
+        # read.
+        is_local = all(url.startswith("file:") for url in urls)
+        self._open_file = pa.OSFile if is_local else filesystem.open
+        self._shard = (rank, shard_count)
+        self._threads = threads
+        self._footers: dict[str, pq.FileMetaData] = {}
+        listing = _Listing()
+        self._reader = Reader(
+            filesystem,
+            paths,
+            schema_fields=sorted(set(columns)),
+            worker_class=_RowGroupWorker,
+            reader_pool=listing,
+            num_epochs=1,
+            cur_shard=rank,
+            shard_count=shard_count,
+            is_batched_reader=True,
+        )
+        self._args = listing.args
+
+    def read(self, seed: int | None) -> Generator[pa.Table, None, None]:
+        """Yield every row group once, as a table.
+
+        Args:
+            seed: Of the order, which is that of the files without one.
+
+        Raises:
+            OSError, pyarrow.ArrowException: For a file that is gone or damaged.
+        """
+        pool = _InOrder(self._threads, self._open_file, self._footers)
+        # What Petastorm's constructor does once it has listed: its version is pinned.
+        reader = copy(self._reader)
+        reader._workers_pool = pool
+        pieces = self._args[PIECES]
+        chosen, _ = reader._filter_row_groups(
+            reader.dataset, pieces, None, None, *self._shard, seed
+        )
+        reader.ventilator = reader._create_ventilator(
+            chosen, seed is not None, 1, 1, None, pool.workers_count, seed
+        )
+        pool.start(_RowGroupWorker, self._args, reader.ventilator)
+        with reader:
+            yield from reader

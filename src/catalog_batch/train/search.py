@@ -36,6 +36,7 @@ from catalog_batch.train.trainer import (
     RUN,
     SEARCH,
     absolute_weights,
+    require_layers,
     require_network,
     require_recipe,
 )
@@ -104,8 +105,12 @@ def search_settings(
     hours = settings.maintenance.lease_hours
     with held_lease(settings.warehouse, TABLE, version, name, hours, clock) as renew:
         snapshot = resolve_snapshot(f"{settings.warehouse}/{TABLE}", version)
+        fixed = _fixed(space, train, snapshot)
+        if (folder / SEARCH).is_file():
+            _refuse_change(name, checkpoints.read_json(folder, SEARCH), fixed)
         _refuse_unfit(snapshot, trials)
-        _start_or_resume(folder, space, train, snapshot)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(folder, SEARCH, fixed)
         results = read_results(folder, trials)
         ended_before = _ended(results)
         plan = TrialPlan(
@@ -163,14 +168,14 @@ def _refuse_unfit(snapshot: Snapshot, trials: Sequence[Trial]) -> None:
         tuple(sorted(trial.settings.model_dump(include=OF_THE_NETWORK).items())): trial.settings
         for trial in trials
     }
-    for settings in networks.values():
-        require_network(settings, snapshot)
+    # All of them before the first download of weights.
+    for require in (require_layers, require_network):
+        for settings in networks.values():
+            require(settings, snapshot)
 
 
-def _start_or_resume(
-    folder: Path, space: SearchSpace, train: TrainSettings, snapshot: Snapshot
-) -> None:
-    """Write down what the search is, or compare it with what was written down."""
+def _fixed(space: SearchSpace, train: TrainSettings, snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a search may not change once it is begun, as it is read back from ``SEARCH``."""
     fixed = {
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
@@ -185,11 +190,7 @@ def _start_or_resume(
             if name not in space.axes
         },
     }
-    if (folder / SEARCH).is_file():
-        before = checkpoints.read_json(folder, SEARCH)
-        _refuse_change(folder.name, before, json.loads(json.dumps(fixed)))
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_json(folder, SEARCH, fixed)
+    return dict(json.loads(json.dumps(fixed)))
 
 
 def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

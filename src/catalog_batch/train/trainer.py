@@ -145,11 +145,15 @@ def plan_training(
     settings = settings.model_copy(update={"weights": absolute_weights(settings.weights)})
     snapshot = resolve_snapshot(table_uri, _pinned_version(folder, version))
     snapshot.require_shards(max(1, settings.num_workers))
+    refuse_search(folder)
+    fixed = _fixed(settings, snapshot)
+    if (folder / RUN).is_file():
+        _refuse_change(folder.name, checkpoints.read_json(folder, RUN), fixed)
     goes_on = checkpoints.newest_whole(folder)[0] is not None
     # The weights that a run was started from may be gone by then.
     require_network(without_weights(settings) if goes_on else settings, snapshot)
     _warn_of_empty_splits(snapshot)
-    doubt = _start_or_resume(folder, settings, snapshot)
+    doubt = _written_down(folder, fixed, settings.weights, snapshot)
     if doubt:
         logger.warning("%s", doubt)
     if is_bundle(settings.weights):
@@ -227,33 +231,40 @@ def _pinned_version(folder: Path, version: int | None) -> int | None:
 
 
 def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
-    """Refuse settings that do not go together, layers and weights, before a download or Ray.
+    """Refuse settings that do not go together, layers and weights, before Ray starts.
+
+    Weights are downloaded, if they are to be, once nothing else is left to refuse.
+
+    Raises:
+        BadInputError: Naming what does not fit.
+    """
+    require_layers(settings, snapshot)
+    starting_network(
+        settings.architecture,
+        [category for category, _ in snapshot.classes],
+        settings.weights,
+        settings.weights_sha256,
+        preprocessing_for(settings).side,
+        settings.head,
+    )
+
+
+def require_layers(settings: TrainSettings, snapshot: Snapshot) -> None:
+    """Refuse what ``require_network`` refuses without a look at the weights.
 
     Raises:
         BadInputError: Naming what does not fit.
     """
     require_recipe(settings)
-    categories = [category for category, _ in snapshot.classes]
+    classes = len(snapshot.classes)
     side = preprocessing_for(settings).side
     test_side = scoring_preprocessing_for(settings).side
     require_one_network(settings.architecture, side, test_side)
     for each in sorted({side, test_side}):
-        refuse_untrainable(
-            settings.architecture, len(categories), settings.batch_size, each, settings.head
-        )
+        refuse_untrainable(settings.architecture, classes, settings.batch_size, each, settings.head)
     if settings.freeze not in ("none", "backbone"):
-        network = build_network(
-            settings.architecture, len(categories), image_side=side, head=settings.head
-        )
+        network = build_network(settings.architecture, classes, image_side=side, head=settings.head)
         Freezing(network, settings.freeze)
-    starting_network(
-        settings.architecture,
-        categories,
-        settings.weights,
-        settings.weights_sha256,
-        side,
-        settings.head,
-    )
 
 
 def require_recipe(settings: TrainSettings) -> None:
@@ -308,8 +319,8 @@ def refuse_search(folder: Path) -> None:
         )
 
 
-def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) -> str:
-    """Write down what the run is, or compare it with what was written down; return its doubt."""
+def _fixed(settings: TrainSettings, snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a run may not change once it is begun, as it is read back from ``RUN``."""
     fixed = {
         "table": snapshot.table_uri,
         "table_version": snapshot.version,
@@ -318,17 +329,20 @@ def _start_or_resume(folder: Path, settings: TrainSettings, snapshot: Snapshot) 
         # Of the bundle that is gone on with, where another one may lie by the next start.
         "preprocessing": preprocessing_for(settings).to_json(),
     }
-    refuse_search(folder)
+    return dict(json.loads(json.dumps(fixed)))
+
+
+def _written_down(folder: Path, fixed: Mapping[str, Any], weights: str, snapshot: Snapshot) -> str:
+    """Write down what the run is, unless that was done before; return its doubt."""
     if not (folder / RUN).is_file():
-        doubt = doubt_of_start(settings.weights, snapshot)
+        doubt = doubt_of_start(weights, snapshot)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.write_json(folder, RUN, {**fixed, DOUBT: doubt})
         return doubt
     before = checkpoints.read_json(folder, RUN)
-    _refuse_change(folder.name, before, json.loads(json.dumps(fixed)))
     if DOUBT in before:  # The bundle that it started from may be gone by now.
         return str(before[DOUBT])
-    return doubt_of_start(settings.weights, snapshot)
+    return doubt_of_start(weights, snapshot)
 
 
 def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

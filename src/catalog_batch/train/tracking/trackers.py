@@ -7,15 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from catalog_batch.config import Settings
+from catalog_batch.config import Settings, TrainSettings
 from catalog_batch.errors import CatalogBatchError
 from catalog_batch.train import events
 from catalog_batch.train.tracking.mlflow_tracker import MlflowTracker
 from catalog_batch.train.tracking.tensorboard_tracker import TensorBoardTracker
 from catalog_batch.train.tracking.tracker import TrackedRun, Tracker
-from catalog_batch.train.tracking.wandb_tracker import WandbTracker
+from catalog_batch.train.tracking.wandb_tracker import WandbTracker, import_wandb
 
 logger = logging.getLogger(__name__)
+
+
+def require_trackers(settings: TrainSettings) -> None:
+    """Refuse trackers that are not installed, before anything is prepared or downloaded.
+
+    Raises:
+        ConfigError: Naming the setting, and what to do.
+    """
+    if "wandb" in settings.trackers:
+        import_wandb()
 
 
 def open_trackers(settings: Settings, name: str, git_commit: str) -> "Trackers":

@@ -36,7 +36,7 @@ class WandbTracker:
         Raises:
             ConfigError: When the package or, online, a key is missing.
         """
-        self._wandb = _import_wandb()
+        self._wandb = import_wandb()
         self._seconds_to_reach = seconds_to_reach
         self._told = run.folder / "wandb" / TOLD
         self._told.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,12 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def _import_wandb() -> Any:
+def import_wandb() -> Any:
+    """Import the package, which is an extra.
+
+    Raises:
+        ConfigError: When it is not installed.
+    """
     # Read when a run begins: no report of its own errors is sent.
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     try:
