@@ -15,6 +15,7 @@ from catalog_batch.locations import plain_path
 
 TABLE = "training_examples"
 COLUMNS = ["image_id", "content", "category_id"]
+IDENTITY = ["image_id", "group_id"]
 IDENTITIES_AT_A_TIME = 65_536
 _ADVICE = (
     "Train again on the newest version and go on with that model. (The verb promote takes "
@@ -51,14 +52,24 @@ class SplitRows:
         for batch in self._read(COLUMNS, size):
             yield RowBatch(*(batch[name].to_pylist() for name in COLUMNS))
 
-    def identities(self) -> Iterator[tuple[str, str]]:
-        """Yield the image and the product of each row, in the same order.
+    def count_seen(self, trained: "SplitRows") -> int:
+        """Count the rows whose image, or another one of its product, a model was trained on.
+
+        Args:
+            trained: That model's training rows.
 
         Raises:
             TrainingDataError: When a file vanished meanwhile, or is damaged.
         """
-        for batch in self._read(["image_id", "group_id"], IDENTITIES_AT_A_TIME):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        images, products = set[str](), set[str]()
+        for image, product in trained._identities():
+            images.add(image)
+            products.add(product)
+        return sum(image in images or product in products for image, product in self._identities())
+
+    def _identities(self) -> Iterator[tuple[str, str]]:
+        for batch in self._read(IDENTITY, IDENTITIES_AT_A_TIME):
+            yield from zip(*(batch[name].to_pylist() for name in IDENTITY), strict=True)
 
     def _read(self, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         for path in self.files:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,8 +48,8 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-@contextmanager
-def started_cluster() -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
     port, dashboard = free_port(), free_port()
     # A short path: sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
@@ -69,12 +68,6 @@ def started_cluster() -> Iterator[Cluster]:
         yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", Path(folder))
         head.terminate()
         head.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with started_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture

@@ -272,6 +272,17 @@ def test_a_champion_that_was_trained_on_products_of_the_test_rows_is_told(
     assert (told in caplog.text) is is_told
 
 
+def test_of_a_champion_whose_table_was_dropped_since_nobody_knows(
+    shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(shop.root / "training_examples")
+    shop.write_examples(["bags"] * 5, "train")  # version 0 again, of another table
+    shop.add_model("bags", logit=4)
+    with caplog.at_level("INFO"):
+        promote()
+    assert "whether catalogue/1 has seen test rows is not known" in caplog.text
+
+
 def test_of_a_champion_whose_rows_are_gone_nobody_knows(
     shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

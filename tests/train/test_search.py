@@ -222,8 +222,8 @@ def test_what_cannot_be_trained_is_refused_before_ray(
 def test_every_network_is_checked_before_the_first_weights_are_looked_for(
     training_table: Path, monkeypatch: pytest.MonkeyPatch, architectures: str
 ) -> None:
-    looked_for: list[str] = []
-    monkeypatch.setattr(trainer, "starting_network", lambda name, *rest: looked_for.append(name))
+    looked_for: list[Any] = []
+    monkeypatch.setattr(trainer, "network_for", lambda *asked: looked_for.append(asked))
     space = f'method = "grid"\n[space]\n"train.architecture" = [{architectures}]'
     with pytest.raises(ValueError, match="resnet0"):
         search(training_table.parent, space, "unfit")
@@ -233,7 +233,7 @@ def test_every_network_is_checked_before_the_first_weights_are_looked_for(
 def test_a_search_that_is_another_one_is_refused_before_weights_are_looked_for(
     grid: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(trainer, "starting_network")
+    monkeypatch.delattr(trainer, "network_for")
     with pytest.raises(ConfigError, match=r"'train.epochs': \(2, 3\)"):
         search(grid.root, GRID, "grid", epochs=3)
 

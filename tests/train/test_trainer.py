@@ -431,7 +431,7 @@ def test_they_are_refused_before_weights_are_looked_for(
     folder, _ = local_run
     (tmp_path / "run-1").mkdir()  # that was killed before its first checkpoint
     shutil.copy(folder / "runs" / "run-1" / trainer.RUN, tmp_path / "run-1")
-    monkeypatch.delattr(trainer, "starting_network")
+    monkeypatch.delattr(trainer, "network_for")
     with pytest.raises(ConfigError, match=r"'weights': \('none', 'imagenet'\)"):
         train(folder / "training_examples", tmp_path, weights="imagenet")
 

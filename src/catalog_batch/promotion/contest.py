@@ -76,7 +76,7 @@ def hold_contest(
             table_id = bundle.spec.training_table_id
             rows = find_split_rows(settings.warehouse, version, "test", table_id)
             if champion and other:
-                _warn_of_seen_rows(settings.warehouse, rows, champion, other.spec)
+                _warn_of_seen_rows(settings.warehouse, rows, bundle.spec, champion, other.spec)
             checks = compare(rows, bundle, other, bounds, settings.score.batch_size)
     except (BadInputError, ModelRefusedError) as error:
         if not force:
@@ -117,26 +117,20 @@ def _warn_of_lost_classes(challenger: ModelVersion, bundle: Bundle, other: Bundl
 
 
 def _warn_of_seen_rows(
-    root: str, rows: SplitRows, champion: ModelVersion, spec: BundleSpec
+    root: str, rows: SplitRows, challenger: BundleSpec, champion: ModelVersion, spec: BundleSpec
 ) -> None:
     """Say which test rows' products the champion was trained on: its figures are too good then.
 
     A split stays with its product from build to build, unless its seed or shares are changed.
     """
-    if spec.training_table_version == rows.version:
+    version, table_id = spec.training_table_version, spec.training_table_id
+    if (version, table_id) == (challenger.training_table_version, challenger.training_table_id):
         return
     try:
-        of_champion = find_split_rows(
-            root, spec.training_table_version, "train", spec.training_table_id
-        )
-        trained = [set(column) for column in zip(*of_champion.identities(), strict=True)]
+        seen = rows.count_seen(find_split_rows(root, version, "train", table_id))
     except BadInputError as error:
         logger.info("whether %s has seen test rows is not known: %s", name_of(champion), error)
         return
-    seen = sum(
-        any(value in known for value, known in zip(row, trained, strict=False))
-        for row in rows.identities()
-    )
     if seen:
         logger.warning(
             "%s was trained on the products of %s of %s test rows, which version %d of %s had in "
@@ -145,7 +139,7 @@ def _warn_of_seen_rows(
             name_of(champion),
             f"{seen:,}",
             f"{rows.rows:,}",
-            spec.training_table_version,
+            version,
             TABLE,
         )
 

@@ -37,8 +37,8 @@ from catalog_batch.train.trainer import (
     SEARCH,
     absolute_weights,
     require_layers,
-    require_network,
     require_recipe,
+    require_weights,
 )
 
 ELSEWHERE = MAY_CHANGE - {"num_workers"}
@@ -169,7 +169,7 @@ def _refuse_unfit(snapshot: Snapshot, trials: Sequence[Trial]) -> None:
         for trial in trials
     }
     # All of them before the first download of weights.
-    for require in (require_layers, require_network):
+    for require in (require_layers, require_weights):
         for settings in networks.values():
             require(settings, snapshot)
 

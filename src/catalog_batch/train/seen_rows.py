@@ -1,11 +1,8 @@
 """Rows that a model is judged by, and that the model training starts from has been trained on."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from catalog_batch.errors import BadInputError, MissingTableError
@@ -13,10 +10,8 @@ from catalog_batch.evaluate.predictions import SPLITS
 from catalog_batch.modeling.bundle import check_bundle
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.modeling.starting import is_bundle
+from catalog_batch.split_rows import SplitRows
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
-
-Keys = set[tuple[str, str]]
-"""Of rows: pairs of a column's name and its value."""
 
 
 def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
@@ -42,11 +37,8 @@ def doubt_of_start(weights: str, snapshot: Snapshot) -> str:
         earlier = _snapshot_of(spec)
         if (earlier.table_uri, earlier.version) == (snapshot.table_uri, snapshot.version):
             return spec.doubt
-        known = {key for row in _keys(earlier, "train") for key in row}
-        counts = {
-            split: sum(not known.isdisjoint(row) for row in _keys(snapshot, split))
-            for split in SPLITS
-        }
+        trained = _rows(earlier, "train")
+        counts = {split: _rows(snapshot, split).count_seen(trained) for split in SPLITS}
     except (BadInputError, OSError, ValueError) as error:
         return (
             f"Training started from {weights!r}, which was trained on {version}, and that cannot "
@@ -79,8 +71,6 @@ def _snapshot_of(spec: BundleSpec) -> Snapshot:
     return found
 
 
-def _keys(snapshot: Snapshot, split: str) -> Iterable[Keys]:
-    for path in snapshot.splits[split].paths:
-        file: Any = pq.ParquetFile(path)
-        rows = file.read(columns=["image_id", "group_id"]).to_pylist()
-        yield from (set(row.items()) for row in rows)
+def _rows(snapshot: Snapshot, split: str) -> SplitRows:
+    paths = tuple(snapshot.splits[split].paths)
+    return SplitRows(snapshot.version, split, paths, snapshot.rows(split))

@@ -24,7 +24,7 @@ from catalog_batch.modeling.bundle import (
 )
 from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network, refuse_untrainable, require_one_network
-from catalog_batch.modeling.starting import is_bundle, starting_network
+from catalog_batch.modeling.starting import is_bundle
 from catalog_batch.train import checkpoints, events
 from catalog_batch.train.cluster import may_have_other_gpus, refuse_missing_gpus, run_workers
 from catalog_batch.train.readers import preprocessing_for, scoring_preprocessing_for
@@ -32,7 +32,7 @@ from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
 from catalog_batch.train.seen_rows import doubt_of_start
 from catalog_batch.train.snapshot import Snapshot, resolve_snapshot
-from catalog_batch.train.worker import recipe_settings, without_weights
+from catalog_batch.train.worker import network_for, recipe_settings, without_weights
 
 logger = logging.getLogger(__name__)
 
@@ -147,13 +147,19 @@ def plan_training(
     snapshot.require_shards(max(1, settings.num_workers))
     refuse_search(folder)
     fixed = _fixed(settings, snapshot)
-    if (folder / RUN).is_file():
-        _refuse_change(folder.name, checkpoints.read_json(folder, RUN), fixed)
+    before = checkpoints.read_json(folder, RUN) if (folder / RUN).is_file() else {}
+    if before:
+        _refuse_change(folder.name, before, fixed)
     goes_on = checkpoints.newest_whole(folder)[0] is not None
     # The weights that a run was started from may be gone by then.
     require_network(without_weights(settings) if goes_on else settings, snapshot)
     _warn_of_empty_splits(snapshot)
-    doubt = _written_down(folder, fixed, settings.weights, snapshot)
+    # Of a run that goes on, the bundle that it started from may be gone by now.
+    known = str(before[DOUBT]) if DOUBT in before else None
+    doubt = doubt_of_start(settings.weights, snapshot) if known is None else known
+    if not before:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(folder, RUN, {**fixed, DOUBT: doubt})
     if doubt:
         logger.warning("%s", doubt)
     if is_bundle(settings.weights):
@@ -239,14 +245,16 @@ def require_network(settings: TrainSettings, snapshot: Snapshot) -> None:
         BadInputError: Naming what does not fit.
     """
     require_layers(settings, snapshot)
-    starting_network(
-        settings.architecture,
-        [category for category, _ in snapshot.classes],
-        settings.weights,
-        settings.weights_sha256,
-        preprocessing_for(settings).side,
-        settings.head,
-    )
+    require_weights(settings, snapshot)
+
+
+def require_weights(settings: TrainSettings, snapshot: Snapshot) -> None:
+    """Refuse weights that are not there, or not those of the network; download them if need be.
+
+    Raises:
+        BadInputError, ModelRefusedError: Naming what does not fit.
+    """
+    network_for(settings, snapshot)
 
 
 def require_layers(settings: TrainSettings, snapshot: Snapshot) -> None:
@@ -330,19 +338,6 @@ def _fixed(settings: TrainSettings, snapshot: Snapshot) -> dict[str, Any]:
         "preprocessing": preprocessing_for(settings).to_json(),
     }
     return dict(json.loads(json.dumps(fixed)))
-
-
-def _written_down(folder: Path, fixed: Mapping[str, Any], weights: str, snapshot: Snapshot) -> str:
-    """Write down what the run is, unless that was done before; return its doubt."""
-    if not (folder / RUN).is_file():
-        doubt = doubt_of_start(weights, snapshot)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(folder, RUN, {**fixed, DOUBT: doubt})
-        return doubt
-    before = checkpoints.read_json(folder, RUN)
-    if DOUBT in before:  # The bundle that it started from may be gone by now.
-        return str(before[DOUBT])
-    return doubt_of_start(weights, snapshot)
 
 
 def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

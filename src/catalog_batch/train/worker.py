@@ -387,6 +387,15 @@ def _mixing(settings: TrainSettings, seed: int, classes: int) -> Mixing | None:
 
 def _network(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
     torch.manual_seed(settings.seed)
+    return network_for(settings, snapshot)
+
+
+def network_for(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
+    """Build the network that training starts from, for the classes of a snapshot.
+
+    Raises:
+        BadInputError, ModelRefusedError: As ``starting_network``.
+    """
     return starting_network(
         settings.architecture,
         [category for category, _ in snapshot.classes],
