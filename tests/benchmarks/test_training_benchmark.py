@@ -28,7 +28,7 @@ from catalog_batch.config import TrainSettings, load_settings
 from catalog_batch.train.snapshot import resolve_snapshot
 
 COUNT = 160
-SIZE = Size(COUNT, rounds=2, small=COUNT, small_epochs=2, large=2 * COUNT)
+SIZE = Size(COUNT, rounds=2, rounds_alone=2, small=COUNT, small_epochs=2, large=2 * COUNT)
 DATASET = ROOT.parent / "shared" / "data" / "grocery-store" / "dataset"
 
 
@@ -147,8 +147,8 @@ def test_the_result_of_reading_has_every_lane_and_the_best_bare_loop_counts(
     found: LaneRuns, results: Path
 ) -> None:
     memory = found[Lane(OURS, 2)]
-    goals = input.goals_of(found, {}, memory)
-    page = input.page_of(found, {}, found, memory, SIZE)
+    goals = input.goals_of(found, found, {}, memory)
+    page = input.page_of(found, found, {}, found, memory, SIZE)
     result = {"quick": True, "idle_before": 1.0, "lanes": input.as_json(found)}
     measure.write_result("training-input", result, page, goals, "make bench-training")
     stored = json.loads(written(results, "json"))

@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 from tests.commands import ROOT, Line, run_command
 
+from catalog_batch.class_archive import archive_options
+
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 SUBMIT = ["spark-submit", "--properties-file", "conf/spark/local.conf"]
+# Executors that live for a minute spend most of it on compiling what they run once.
+OF_EXECUTORS = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {archive_options()}"
 
 
 def test_executors_of_a_cluster_ingest_and_score(line: Line, tmp_path: Path) -> None:
     """Two executor processes, which share nothing with the driver but the disk."""
     warehouse = tmp_path / "warehouse"
     cluster = ["--master", "local-cluster[2,1,2048]", "--conf", "spark.executor.memory=1g"]
+    cluster += ["--conf", f"spark.executor.extraJavaOptions={OF_EXECUTORS}"]
     ingested = run_command(
         [
             *SUBMIT,
