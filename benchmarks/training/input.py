@@ -14,8 +14,8 @@ to begin. The steady state leaves that out, and the last batches too, which our 
 before: it is what a large table comes to. The bare loop and DataLoader count with
 the number of threads or processes that is best for them. Our reader and the best bare loop then
 take turns alone, for more rounds: they are apart by less than a round varies, so the goals are of
-these. The first batches of one file of 50,000 rows, as many as ``build-training-set`` writes, show
-what a large file costs. All lanes have the allocator of a worker that trains on a CPU.
+these. So do they on the first batches of one file of 50,000 rows, as many as
+``build-training-set`` writes. All lanes have the allocator of a worker that trains on a CPU.
 """
 
 import itertools
@@ -348,7 +348,7 @@ def main() -> None:
         require_same_pixels({**found, **of_these})
     on_large_file: LaneRuns = {}
     if large:
-        on_large_file = measure_lanes(pair, large, 2 * size.rounds, LARGE_BATCHES)
+        on_large_file = measure_lanes(pair, large, size.rounds_alone, LARGE_BATCHES)
     ours = Lane(OURS, max(2, cores))
     memory = measure_lanes([ours], small, size.small_epochs)[ours]
     result = {
