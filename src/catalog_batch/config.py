@@ -171,7 +171,7 @@ class TrainSettings(_Section):
     folder of a model bundle, whose architecture and head must be these, and of whose classes the
     known ones keep what they learnt."""
 
-    weights_sha256: str = ""
+    weights_sha256: str = Field(default="", pattern=r"^[0-9a-fA-F]{0,64}$")
     """Checksum that a weights file, or digest that a bundle, must have; empty accepts any."""
 
     image_side: int = Field(default=0, ge=0, le=1024)

@@ -121,6 +121,11 @@ def test_a_later_model_is_compared_with_the_champion(root: Path) -> None:
     assert (rows[1]["checks"], rows[1]["test_rows"], rows[1]["run_id"]) == ([], None, "run-1")
 
 
+def test_an_empty_name_is_not_taken_for_none(root: Path) -> None:
+    with pytest.raises(ConfigError, match="Run name '' is refused"):
+        train_and_register(settings_for_test(root), open_run(), 0, "", clock=lambda: NOW)
+
+
 def test_a_warehouse_without_the_tables_is_refused_before_training(training_table: Path) -> None:
     root = training_table.parent
     with pytest.raises(MissingTableError, match=r"no tables \['models', 'promotions', 'evaluation"):

@@ -42,6 +42,10 @@ def test_a_warm_up_rises_in_a_line_from_near_0_and_the_schedule_follows_it() -> 
     assert cosine == pytest.approx([0.25, 1, 0.5, 0])
 
 
+def test_the_only_step_of_one_cycle_is_its_peak() -> None:
+    assert rate_factor("one_cycle", 0, 1) == 1
+
+
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
 def test_short_runs_have_rates_too(schedule: str, steps: int) -> None:

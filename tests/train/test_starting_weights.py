@@ -109,7 +109,7 @@ def test_a_run_is_not_gone_on_with_when_nobody_knows_how_its_pictures_are_prepar
     table = write_table(tmp_path / "t")
     train(table, tmp_path / "runs", "goes-on", weights=str(start), image_side=0)
     shutil.rmtree(start)
-    with pytest.raises(ConfigError, match="Put it back, or give a new run id"):
+    with pytest.raises(ConfigError, match="Put it back, or give a new --run-name"):
         train(table, tmp_path / "runs", "goes-on", weights=str(start), image_side=0)
 
 

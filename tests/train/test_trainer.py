@@ -425,6 +425,27 @@ def test_settings_that_change_what_a_run_is_are_refused_by_name(
         train(folder / "training_examples", runs, learning_rate=0.5)
 
 
+def test_what_follows_from_a_changed_setting_is_not_told_beside_it(
+    local_run: tuple[Path, TrainedModel], tmp_path: Path
+) -> None:
+    folder, _ = local_run
+    with pytest.raises(
+        ConfigError, match=r"\(then, now\) {'image_side': \(\d+, 48\)}\. Take"
+    ) as told:
+        train(folder / "training_examples", copy_of(folder, tmp_path), image_side=48)
+    assert "give a new --run-name" in str(told.value)
+
+
+def test_a_runs_folder_that_cannot_be_written_is_refused_before_ray_starts(
+    training_table: Path, tmp_path: Path, no_ray: None
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=r"'.*/file/runs/run-1' cannot be written \(Not a dir.*DIR"
+    ):
+        train(training_table, tmp_path / "file" / "runs")
+
+
 def test_they_are_refused_before_weights_are_looked_for(
     local_run: tuple[Path, TrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +513,11 @@ def test_a_run_leaves_its_predictions_and_a_bundle_that_gives_the_same_logits(
             BadInputError,
             "sampling and class_weights are both 'balanced'.*Set one",
         ),
+        (
+            {"weights_sha256": "00ff"},
+            BadInputError,
+            "weights_sha256 is '00ff' and weights is 'none'.*Set weights to the file",
+        ),
         ({"warmup_epochs": 2}, BadInputError, "warmup_epochs is 2 and epochs 2.*less than epochs"),
     ],
 )
@@ -512,7 +538,8 @@ def test_what_cannot_be_trained_is_refused_before_ray_starts(
 def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(
     training_table: Path, tmp_path: Path, no_ray: None, workers: int
 ) -> None:
-    with pytest.raises(ConfigError, match=r"train\.device is 'gpu' and there are 0 GPUs"):
+    advice = r"train\.device is 'gpu' and there are 0 GPUs for \d workers\. Set train\.device to"
+    with pytest.raises(ConfigError, match=advice):
         train(training_table, tmp_path / "runs", device="gpu", num_workers=workers)
 
 
@@ -583,7 +610,7 @@ def test_a_foreign_error_of_a_worker_is_told_with_its_rank_and_last_line() -> No
     assert type(ours) is CatalogBatchError
     assert "ranks [1]" in str(ours)
     assert "RuntimeError: no memory" in str(ours)
-    assert "same run id" in str(ours)
+    assert "same --run-name" in str(ours)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ COLLECTIVE_TIMEOUT = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory Ray takes; it would take 30% of the machine, and batches do not pass through it."""
 
+# Of a training in this process Ray says at each report that it is a local one.
+logging.getLogger("ray.train").setLevel(logging.WARNING)
+
 STARTS = 10
 """Attempts, of a minute each, to get a cluster's workers started before a run is given up."""
 
@@ -54,6 +57,16 @@ class StopOnBadInput(UserCallback):
             ours = _ours(error)
             if isinstance(ours, BadInputError):
                 raise ours
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Ray's trainer, which would put a handler of its own in the place of ours while it trains.
+
+    That one ends the process before its run is logged, as one that crashed.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the command: what it raises closes the cluster."""
 
 
 def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -> None:
@@ -71,7 +84,7 @@ def run_workers(settings: TrainSettings, snapshot: Snapshot, run_folder: Path) -
         device, reason = device_for(settings, _gpus(settings))
         events.emit(run_folder, "device", device=device, reason=reason)
         use_gpu = device == "gpu"
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = _Trainer(
             train_worker,
             train_loop_config={
                 "settings": settings,
@@ -220,9 +233,8 @@ def device_for(settings: TrainSettings, gpus: int) -> tuple[str, str]:
     needed = max(1, settings.num_workers)
     there = f"train.device is {settings.device!r} and there are {gpus} GPUs for {needed} workers"
     if settings.device == "gpu" and gpus < needed:
-        raise ConfigError(
-            f"{there}. Lower train.num_workers, or set train.device to 'auto' or 'cpu'."
-        )
+        fewer = "Lower train.num_workers, or set" if gpus else "Set"
+        raise ConfigError(f"{there}. {fewer} train.device to 'auto' or 'cpu'.")
     return "cpu" if settings.device == "cpu" or gpus < needed else "gpu", there
 
 
@@ -250,7 +262,7 @@ def as_our_error(error: TrainingFailedError, stalled: str = "") -> CatalogBatchE
     first = next(iter(failures.values()))
     return CatalogBatchError(
         f"Training failed on ranks {sorted(failures)}: {_last_line(first)}. {stalled}The run's "
-        "checkpoints stay: run again with the same run id to go on from the last."
+        "checkpoints stay: run again with the same --run-name to go on from the last."
     )
 
 

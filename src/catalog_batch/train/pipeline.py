@@ -74,7 +74,7 @@ def train_and_register(
             one that the warehouse knows.
         LockHeldError: When somebody else, a search perhaps, trains in the run's folder.
     """
-    name = run_name(training_run or run.run_id)
+    name = run_name(run.run_id if training_run is None else training_run)
     require_trackers(settings.train)
     require_tables(settings.warehouse)
     registry = Registry(settings.registry_folder)

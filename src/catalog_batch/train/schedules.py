@@ -64,6 +64,8 @@ def plateau_factor(losses: Iterable[float]) -> float:
 
 def _place_in_cycle(step: int, steps: int) -> tuple[bool, float]:
     """Tell whether the rate is rising, and how far along the rise, or the fall, the step is."""
+    if steps == 1:
+        return True, 1.0  # Its end would be all that there is.
     peak = RISING_SHARE * steps - 1
     if step <= peak:
         return True, step / peak

@@ -95,7 +95,7 @@ def search_settings(
             that the search was started with.
         CatalogBatchError: When no trial finished; the results are written all the same.
     """
-    name = run_name(name or run.run_id)
+    name = run_name(run.run_id if name is None else name)
     folder = (settings.runs_folder / name).resolve()
     train = settings.train
     train = train.model_copy(update={"weights": absolute_weights(train.weights)})

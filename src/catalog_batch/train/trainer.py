@@ -93,7 +93,7 @@ def train_classifier(
     created_at: str,
     on_event: events.OnEvent = lambda event: None,
 ) -> TrainedModel:
-    """Train, evaluate and bundle a classifier; the same run id again goes on where it stopped.
+    """Train, evaluate and bundle a classifier; the same run again goes on where it stopped.
 
     Args:
         table_uri: The Delta table ``training_examples``.
@@ -158,13 +158,28 @@ def plan_training(
     known = str(before[DOUBT]) if DOUBT in before else None
     doubt = doubt_of_start(settings.weights, snapshot) if known is None else known
     if not before:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(folder, RUN, {**fixed, DOUBT: doubt})
+        _begin(folder, {**fixed, DOUBT: doubt})
     if doubt:
         logger.warning("%s", doubt)
     if is_bundle(settings.weights):
         _tell_preprocessing(settings)
     return PlannedTraining(folder, settings, snapshot, doubt)
+
+
+def _begin(folder: Path, run: Mapping[str, Any]) -> None:
+    """Make a run's folder, and write down there what the run is.
+
+    Raises:
+        ConfigError: When nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(folder, RUN, run)
+    except OSError as error:
+        raise ConfigError(
+            f"The run's folder {str(folder)!r} cannot be written ({error.strerror}). Make it "
+            "writable, or keep runs in another folder: --set runs=DIR."
+        ) from error
 
 
 def _warn_of_empty_splits(snapshot: Snapshot) -> None:
@@ -203,8 +218,8 @@ def train_planned(
             final = _final_checkpoint(folder)
     if final is None:
         raise CatalogBatchError(
-            f"Training ended without an evaluated checkpoint in {folder}. Run again with run id "
-            f"{folder.name!r} to go on from the last whole one."
+            f"Training ended without an evaluated checkpoint in {folder}. Run again with "
+            f"--run-name {folder.name} to go on from the last whole one."
         )
     return _bundled(planned, final, git_commit, created_at)
 
@@ -310,6 +325,11 @@ def refuse_contradictions(settings: TrainSettings) -> None:
             "sampling and class_weights are both 'balanced': rare classes would count twice over. "
             "Set one of them to its default, 'natural' or 'none'"
         )
+    elif settings.weights_sha256 and settings.weights == "none":
+        problem = (
+            f"weights_sha256 is {settings.weights_sha256!r} and weights is 'none': nothing is "
+            "checked. Set weights to the file or bundle that it belongs to, or weights_sha256 to ''"
+        )
     if problem:
         raise BadInputError(f"train.{problem}.")
 
@@ -344,24 +364,26 @@ def _refuse_change(name: str, before: Mapping[str, Any], now: Mapping[str, Any])
     if added := sorted(set(now) - set(before)):
         raise ConfigError(
             f"Run {name!r} was started by another release, which had no settings {added}. "
-            "Give a new run id."
+            "Give a new --run-name."
         )
     changed = {key: (before[key], value) for key, value in now.items() if before[key] != value}
     if "table_id" in changed:
         raise ConfigError(
             f"Run {name!r} was started on a table that was dropped and built again since: version "
-            f"{now['table_version']} has other rows now. Give a new run id."
+            f"{now['table_version']} has other rows now. Give a new --run-name."
         )
     weights = str(now["weights"])
     if changed.keys() == {"preprocessing"} and not Path(weights).exists():
         raise ConfigError(
             f"Run {name!r} was started from the bundle {weights!r}, which says how pictures are "
-            "prepared, and that is not there any more. Put it back, or give a new run id."
+            "prepared, and that is not there any more. Put it back, or give a new --run-name."
         )
+    if len(changed) > 1:
+        changed.pop("preprocessing", None)  # It follows from the others, and is no setting.
     if changed:
         raise ConfigError(
             f"Run {name!r} was started with other settings; name: (then, now) {changed}. "
-            "Take them back to go on with it, or give a new run id."
+            "Take them back to go on with it, or give a new --run-name."
         )
 
 
