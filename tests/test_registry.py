@@ -60,6 +60,23 @@ def test_registering_the_same_digest_twice_gives_the_same_version(
     assert len(registry.list_versions()) == 2
 
 
+def test_a_version_that_was_registered_by_other_means_is_passed_over_and_told_of_once(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = open_store(registry.folder)
+    client.create_registered_model("shop")
+    client.create_model_version("shop", source="elsewhere")
+    client.set_registered_model_alias("shop", "champion", "1")
+    ours = registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
+    assert (ours.version, ours.aliases) == (2, ("champion",))
+    assert registry.list_versions() == [ours]
+    with pytest.raises(ModelRefusedError, match="no model 'shop/1'"):
+        registry.resolve("shop/1")
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert "shop/1" in told[0] and "not registered by catalog-batch" in told[0]
+
+
 def test_an_alias_moves_and_moves_back(registry: Registry, tmp_path: Path) -> None:
     registry.register("shop", write_sealed(tmp_path / "1", "a"), {})
     registry.register("shop", write_sealed(tmp_path / "2", "b"), {})

@@ -14,7 +14,13 @@ from tests.commands import ROOT
 
 from catalog_batch import spark as spark_module
 from catalog_batch.config import SparkSettings
-from catalog_batch.spark import build_session, run_together
+from catalog_batch.spark import (
+    build_session,
+    cancel_all_jobs,
+    run_together,
+    thread_of_jvm,
+    wait_until_idle,
+)
 
 PROPERTY = "catalog-batch.test"
 
@@ -103,6 +109,32 @@ def test_a_signal_ends_the_steps_and_their_jobs(spark: SparkSession) -> None:
             run_together(spark, step, *[lambda: None] * 2)
     sender.join()
     assert finished == []
+
+
+def test_a_stop_waits_for_what_the_jvm_still_does_without_tasks(spark: SparkSession) -> None:
+    class StopError(BaseException):
+        """Stands for the SystemExit that a signal's handler raises."""
+
+    def stop(*_: object) -> None:
+        cancel_all_jobs()
+        raise StopError
+
+    asked = thread_of_jvm(spark)
+    sender = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    with handled(signal.SIGUSR1, stop):
+        sender.start()
+        with pytest.raises(StopError):
+            spark._jvm.java.lang.Thread.sleep(3000)  # as a query that is planned for long
+    assert asked.isAlive()
+    wait_until_idle(spark, asked)
+    assert not asked.isAlive()
+
+
+def test_a_session_that_was_not_stopped_by_a_signal_is_idle(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait_until_idle(spark, thread_of_jvm(spark))
+    assert caplog.records == []
 
 
 def test_a_session_leaves_the_handler_of_interrupts_that_was_there(spark: SparkSession) -> None:

@@ -9,7 +9,8 @@ batches from memory and without augmentation, which is the ratio that counts; ou
 augmentation that is the default; and ours as ``train`` runs it, with that augmentation and fed by
 the real reader, where Petastorm is installed. Steps that warm up are left out. On a CPU all lanes
 keep the memory that a step frees, as a worker of ours is told to; one more shows the bare loop as
-it is without that.
+it is without that. The first two of these then take turns alone, for more rounds, each first in
+every other one: they are apart by less than a round varies, so the goals are of those rounds.
 
 Without that last lane torch, torchvision and numpy are enough: on a machine with a GPU and no more
 ``PYTHONPATH=src python -m benchmarks.training.step --device cuda --precision bf16`` runs.
@@ -44,15 +45,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Size:
-    """Steps of a lane, those before them that warm up, and rounds."""
+    """Steps of a lane, those before them that warm up, and rounds of all lanes and of two alone."""
 
     warm_up: int
     steps: int
     rounds: int
+    rounds_alone: int
 
 
-SIZES = {"cpu": Size(2, 10, 5), "cuda": Size(20, 200, 5)}
-QUICK = {"cpu": Size(1, 3, 1), "cuda": Size(10, 50, 1)}
+SIZES = {"cpu": Size(2, 10, 3, 12), "cuda": Size(20, 200, 3, 12)}
+QUICK = {"cpu": Size(1, 3, 1, 1), "cuda": Size(10, 50, 1, 1)}
 
 LaneRuns = dict[str, list[dict[str, Any]]]
 """The runs of each lane, by round."""
@@ -91,11 +93,11 @@ class Task:
         return run_command([sys.executable, "-W", "ignore", "-m", module, lane, *words]).status
 
 
-def measure_lanes(task: Task, architecture: str) -> LaneRuns:
-    """Run all lanes round by round."""
-    found: LaneRuns = {lane: [] for lane in task.lanes}
-    for number in range(1, task.size.rounds + 1):
-        for lane in task.lanes:
+def measure_lanes(task: Task, architecture: str, lanes: Sequence[str], rounds: int) -> LaneRuns:
+    """Run lanes round by round, in every other round from the last to the first."""
+    found: LaneRuns = {lane: [] for lane in lanes}
+    for number in range(1, rounds + 1):
+        for lane in lanes if number % 2 else reversed(lanes):
             found[lane].append(task.run(lane, architecture))
             pace = found[lane][-1]["images_per_second"]
             print(
@@ -125,15 +127,16 @@ def ratio(found: LaneRuns, lane: str) -> float:
     return images_per_second(found[lane]) / images_per_second(found[BARE])
 
 
-def goals_of(architecture: str, found: LaneRuns, device: str) -> list[Goal]:
+def goals_of(architecture: str, alone: LaneRuns, device: str) -> list[Goal]:
     bound = BOUNDS[device]
-    return [Goal(f"training_step_{device}_{architecture}_vs_bare", ratio(found, OURS), bound)]
+    return [Goal(f"training_step_{device}_{architecture}_vs_bare", ratio(alone, OURS), bound)]
 
 
-def section(architecture: str, found: LaneRuns) -> str:
-    """Return the table of one network, as Markdown."""
+def section(architecture: str, found: LaneRuns, alone: LaneRuns) -> str:
+    """Return the tables of one network, as Markdown."""
     header = ("lane", "images/s (range)", "against bare loop", "waiting for batches")
-    return f"\n## {architecture}\n\n{table(header, [_line(lane, found) for lane in found])}"
+    every, two = (table(header, [_line(lane, runs) for lane in runs]) for runs in (found, alone))
+    return f"\n## {architecture}\n\n{every}\n### The same two alone\n\n{two}"
 
 
 def _line(lane: str, found: LaneRuns) -> list[str]:
@@ -147,16 +150,17 @@ def _line(lane: str, found: LaneRuns) -> list[str]:
     ]
 
 
-def page_of(task: Task, found: dict[str, LaneRuns]) -> str:
+def page_of(task: Task, found: dict[str, LaneRuns], alone: dict[str, LaneRuns]) -> str:
     intro = __doc__.partition("[--batch-size N]")[2].strip()
-    sections = "".join(section(name, runs) for name, runs in found.items())
+    sections = "".join(section(name, found[name], alone[name]) for name in found)
     run = next(iter(found.values()))[BARE][0]
     device = run["gpu"] or f"CPU, {run['threads']} threads"
     size = task.size
     return (
         f"# A training step against a bare loop\n\n{intro}\n\n{device}; torch {run['torch']}; "
-        f"{task.precision}; 224 px, {task.batch_size} rows a step; {size.rounds} rounds of "
-        f"{size.steps} steps after {size.warm_up}.\n{sections}\n"
+        f"{task.precision}; 224 px, {task.batch_size} rows a step; {size.rounds} rounds of all "
+        f"lanes and {size.rounds_alone} of two, each of {size.steps} steps after {size.warm_up}.\n"
+        f"{sections}\n"
     )
 
 
@@ -201,8 +205,11 @@ def main() -> None:
     photos = photos_to_read(given.data)
     task = Task(given.device, given.precision, given.batch_size, size, photos)
     idle = require_idle(given.force)
-    found = {name: measure_lanes(task, name) for name in given.architecture}
-    goals = [goal for name in found for goal in goals_of(name, found[name], task.device)]
+    found, alone = dict[str, LaneRuns](), dict[str, LaneRuns]()
+    for name in given.architecture:
+        found[name] = measure_lanes(task, name, task.lanes, size.rounds)
+        alone[name] = measure_lanes(task, name, (BARE, OURS), size.rounds_alone)
+    goals = [goal for name in alone for goal in goals_of(name, alone[name], task.device)]
     result = {
         "quick": given.quick,
         "forced": given.force,
@@ -211,9 +218,10 @@ def main() -> None:
         "precision": task.precision,
         "batch_size": task.batch_size,
         "architectures": found,
+        "two_alone": alone,
     }
     names = given.architecture
-    page = page_of(task, found)
+    page = page_of(task, found, alone)
     write_result(question(task, names), result, page, goals, command_of(task, names))
 
 

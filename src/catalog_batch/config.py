@@ -557,7 +557,11 @@ def load_settings(
             f"{'.'.join(map(str, item['loc']))} = {item['input']!r}: {item['msg']}"
             for item in error.errors()
         )
-        raise ConfigError(f"Settings refused: {problems}.") from error
+        sections = {str(item["loc"][0]) for item in error.errors() if len(item["loc"]) > 1}
+        which = f" {sections.pop()}" if len(sections) == 1 else ""
+        raise ConfigError(
+            f"Settings refused: {problems}. What they may be: catalog-batch settings{which}."
+        ) from error
 
 
 def known_keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:

@@ -22,6 +22,8 @@ from typing import Any
 from catalog_batch.errors import ConfigError, ModelRefusedError
 from catalog_batch.modeling.manifest import verify_bundle
 
+logger = logging.getLogger(__name__)
+
 STORE = "mlflow.db"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 INTRODUCED = "introduced"
@@ -90,6 +92,7 @@ class Registry:
         """Take the registry's folder; nothing is created before the first ``register``."""
         self.folder = folder
         self._opened: Any = None
+        self._foreign: set[str] = set()
 
     def register(
         self,
@@ -169,7 +172,7 @@ class Registry:
         )
 
     def list_versions(self) -> list[ModelVersion]:
-        """List all versions of all models, oldest first."""
+        """List all versions of all models that were registered here, oldest first."""
         if not (self.folder / STORE).is_file():
             return []
         names = sorted(model.name for model in self._client.search_registered_models())
@@ -216,10 +219,22 @@ class Registry:
             return []
         found = self._client.search_model_versions(f"name = '{model_name}'")
         aliases = models[0].aliases
+        ours = [item for item in found if "digest" in item.tags]
+        self._tell_of_foreign({f"{item.name}/{item.version}" for item in found if item not in ours})
         return sorted(
-            (self._model_version(item, aliases) for item in found),
+            (self._model_version(item, aliases) for item in ours),
             key=lambda version: version.version,
         )
+
+    def _tell_of_foreign(self, references: set[str]) -> None:
+        """Say once which versions somebody registered in MLflow by other means."""
+        for reference in sorted(references - self._foreign):
+            logger.warning(
+                "%s in %s was not registered by catalog-batch: it has no bundle and is passed over",
+                reference,
+                self.folder,
+            )
+        self._foreign |= references
 
     def _model_version(self, item: Any, aliases: Mapping[str, str]) -> ModelVersion:
         own = {"digest", "metrics", INTRODUCED}

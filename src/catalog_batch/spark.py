@@ -197,25 +197,37 @@ def cancel_all_jobs() -> None:
     context.cancelAllJobs()
 
 
-def wait_until_idle(session: SparkSession) -> None:
+def thread_of_jvm(session: SparkSession) -> Any:
+    """Return the JVM's thread that does what this thread asks for, to wait for it after a stop."""
+    return session._jvm.java.lang.Thread.currentThread()  # type: ignore[union-attr]
+
+
+def wait_until_idle(session: SparkSession, asked: Any) -> None:
     """Cancel what a session that was stopped still does, and wait until nothing writes any more.
 
-    A cancelled task may write once more, and a query that was being planned starts a job after all
-    jobs were cancelled: so it must have been quiet for a while. Gives up after some seconds, with a
-    warning, for whoever stopped the run does not wait for ever.
+    A query that was being planned goes on in the JVM: it makes its folder and starts a job after
+    all jobs were cancelled. A cancelled task may write once more. Gives up after some seconds, with
+    a warning, for whoever stopped the run does not wait for ever.
+
+    Args:
+        session: The session that was stopped.
+        asked: The JVM's thread (``thread_of_jvm``) that worked for us when the signal came.
     """
     context = session.sparkContext
+    was_given_up = asked != thread_of_jvm(session)  # else it waits for our next question
     tracker = context._jsc.sc().statusTracker()
     deadline = time.monotonic() + _STOP_SECONDS
     quiet_since = time.monotonic()
     while (now := time.monotonic()) < deadline:
-        if any(executor.numRunningTasks() for executor in tracker.getExecutorInfos()):
+        if (was_given_up and asked.isAlive()) or any(
+            executor.numRunningTasks() for executor in tracker.getExecutorInfos()
+        ):
             context.cancelAllJobs()
             quiet_since = now
         elif now - quiet_since > _QUIET_SECONDS:
             return
         time.sleep(0.05)
-    logger.warning("tasks still ran %g s after they were cancelled", _STOP_SECONDS)
+    logger.warning("Spark still worked %g s after its jobs were cancelled", _STOP_SECONDS)
 
 
 def task_slots(session: SparkSession) -> int:

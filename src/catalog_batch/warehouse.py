@@ -20,7 +20,7 @@ from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
-from catalog_batch.spark import build_session, no_rows, run_together, wait_until_idle
+from catalog_batch.spark import build_session, no_rows, run_together, thread_of_jvm, wait_until_idle
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -219,10 +219,11 @@ class Warehouse:
     def staging(self, name: str) -> Iterator[str]:
         """Yield the folder ``_staging/<name>``, which is removed at the end."""
         path = f"{self.root}/_staging/{name}"
+        asked = thread_of_jvm(self.spark)
         try:
             yield path
-        except (KeyboardInterrupt, SystemExit):  # A signal: tasks may still write there.
-            wait_until_idle(self.spark)
+        except (KeyboardInterrupt, SystemExit):  # A signal: Spark may still write there.
+            wait_until_idle(self.spark, asked)
             raise
         finally:
             self._remove(path)

@@ -253,7 +253,7 @@ def test_the_result_of_steps_has_every_network_and_its_goal(
     steps: step.LaneRuns, results: Path
 ) -> None:
     task = step.Task("cpu", "bf16", 32, step.QUICK["cpu"], None)
-    page = step.page_of(task, {"resnet18": steps})
+    page = step.page_of(task, {"resnet18": steps}, {"resnet18": steps})
     goals = step.goals_of("resnet18", steps, "cpu")
     result = {"quick": False, "idle_before": 1.0, "architectures": {"resnet18": steps}}
     measure.write_result(step.question(task), result, page, goals, step.command_of(task))

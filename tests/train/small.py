@@ -1,6 +1,10 @@
-"""The smallest training that is one: settings that the tests of whole runs begin with."""
+"""The smallest training that is one, and the smallest checkpoint: what tests begin with."""
 
+from pathlib import Path
 from typing import Any
+
+from catalog_batch.train import checkpoints
+from catalog_batch.train.reports import FitState
 
 SMALL: dict[str, Any] = {
     "architecture": "mobilenet_v3_small",
@@ -13,3 +17,11 @@ SMALL: dict[str, Any] = {
     "cpus_per_worker": 1,
     "device": "cpu",
 }
+
+
+def written(run_folder: Path, state: FitState) -> Path:
+    """Write a checkpoint that holds a run's state and nothing else, not yet in its place."""
+    return checkpoints.write(
+        run_folder,
+        lambda folder: checkpoints.write_json(folder, checkpoints.STATE, state.to_json()),
+    )

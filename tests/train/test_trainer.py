@@ -17,7 +17,7 @@ import torch
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from tests.processes import descendants
-from tests.train.small import SMALL
+from tests.train.small import SMALL, written
 from torch import nn
 
 from catalog_batch.config import TrainSettings
@@ -330,13 +330,19 @@ def test_a_probe_on_features_learns_what_the_network_does_and_decodes_once(
         model = train(training_table, tmp_path / name, on_event=told.append, **fixed | changes)
         return model, len(calls)
 
-    (slow, _), (fast, decoded), (_, at_least) = (
+    (slow, _), (fast, decoded), (_, at_least), _ = (
         run("slow", features_gib=0),
         run("fast"),
         run("short", epochs=1),
+        run("changing", epochs=1, erasing=0.5, unfreeze_every=1),
     )
-    kept = [event["kept"] for event in told if event["event"] == "features"]
-    assert kept == [False, True, True]
+    kept = [(event["kept"], event["reason"]) for event in told if event["event"] == "features"]
+    assert kept == [
+        (False, "features of 0.000252 GiB, and train.features_gib is 0"),
+        (True, ""),
+        (True, ""),
+        (False, "train.erasing is 0.5, train.unfreeze_every is 1"),
+    ]
     for one, other in zip(slow.history, fast.history, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
         assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
@@ -646,7 +652,7 @@ def test_the_newest_checkpoint_stays_beside_those_that_ray_named(tmp_path: Path)
     for name in ("checkpoint_2026-01-01_00-00-00.0", "checkpoint_2026-01-01_00-01-00.0"):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, ns=(0, len(list(tmp_path.iterdir()))))
-    kept = checkpoints.keep(checkpoints.begin(tmp_path), "000004")
+    kept = checkpoints.keep(written(tmp_path, FitState()), "000004")
     assert kept.is_dir()
     assert not (tmp_path / "checkpoint_2026-01-01_00-00-00.0").exists()
 
@@ -656,7 +662,7 @@ def test_a_checkpoint_stays_though_the_clock_was_set_back(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         ahead = time.time() + 3600 + len(list(tmp_path.iterdir()))
         os.utime(tmp_path / name, (ahead, ahead))
-    checkpoints.keep(checkpoints.begin(tmp_path), "000003")
+    checkpoints.keep(written(tmp_path, FitState()), "000003")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint_000002",
         "checkpoint_000003",
@@ -666,10 +672,7 @@ def test_a_checkpoint_stays_though_the_clock_was_set_back(tmp_path: Path) -> Non
 def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint_manager_snapshot.json").write_text("{}")
     for epoch in range(1, 4):
-        folder = checkpoints.begin(tmp_path)
-        checkpoints.write_json(folder, checkpoints.STATE, FitState(epoch=epoch).to_json())
-        checkpoints.seal(folder)
-        checkpoints.keep(folder, f"{epoch:06d}")
+        checkpoints.keep(written(tmp_path, FitState(epoch=epoch)), f"{epoch:06d}")
     assert sorted(path.name for path in tmp_path.glob("checkpoint_0*")) == [
         "checkpoint_000002",
         "checkpoint_000003",
@@ -682,10 +685,7 @@ def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_pat
 
 def saved(run_folder: Path, state: FitState) -> Path:
     """Save a state as a checkpoint of its own; Ray too names them by the clock."""
-    folder = checkpoints.begin(run_folder)
-    checkpoints.write_json(folder, checkpoints.STATE, state.to_json())
-    checkpoints.seal(folder)
-    return checkpoints.keep(folder, f"{len(list(run_folder.iterdir()))}")
+    return checkpoints.keep(written(run_folder, state), f"{len(list(run_folder.iterdir()))}")
 
 
 def partial_epoch(batches: int, rows_of_rank: int, ranks: int) -> PartialEpoch:

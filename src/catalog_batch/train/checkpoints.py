@@ -9,13 +9,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from catalog_batch.errors import CatalogBatchError
 from catalog_batch.train.recipe import RecipeState
 from catalog_batch.train.reports import FitState
 
@@ -120,7 +122,7 @@ def is_final(folder: Path) -> bool:
     return (folder / EVALUATION).is_file()
 
 
-def seal(folder: Path) -> None:
+def _seal(folder: Path) -> None:
     """Write the hashes of all files; nothing may be added afterwards."""
     write_json(folder, MANIFEST, {path.name: _sha256(path) for path in sorted(folder.iterdir())})
 
@@ -168,7 +170,30 @@ def forget_earlier_start(run_folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def begin(run_folder: Path) -> Path:
+def write(run_folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Write a checkpoint and the hashes of its files in a folder of its own, not yet in its place.
+
+    Args:
+        run_folder: Of the run.
+        fill: Writes the files in the folder that it is given.
+
+    Raises:
+        CatalogBatchError: When a file cannot be written, as on a full disk; nothing is left of it.
+    """
+    folder = _begin(run_folder)
+    try:
+        fill(folder)
+        _seal(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)  # so that it does not keep the disk full
+        raise CatalogBatchError(
+            f"A checkpoint cannot be written in {str(run_folder)!r} ({error}). Free some space "
+            f"there, and run again with --run-name {run_folder.name} to go on from the last one."
+        ) from error
+    return folder
+
+
+def _begin(run_folder: Path) -> Path:
     """Make an empty folder to write a checkpoint in, removing what a killed run left."""
     for left_over in run_folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left_over)

@@ -17,11 +17,25 @@ from catalog_batch.train.readers import ShardReader
 GIB = 2**30
 
 
-def asks_for_probe(settings: TrainSettings) -> bool:
-    """Say whether a picture comes to the head in the same way each epoch, by the settings."""
-    is_unchanged = settings.augmentation == "none" and settings.mixing == "none"
-    is_unchanged &= not settings.colour_jitter and not settings.erasing
-    return is_unchanged and settings.freeze == "backbone" and not settings.unfreeze_every
+def reason_by_settings(settings: TrainSettings) -> str:
+    """Say why a picture does not come to the head in the same way each epoch; empty when it does.
+
+    Args:
+        settings: Of a run whose backbone is frozen.
+    """
+    needed = {
+        "augmentation": "none",
+        "mixing": "none",
+        "colour_jitter": 0,
+        "erasing": 0,
+        "unfreeze_every": 0,
+    }
+    others = [
+        f"train.{name} is {given}"
+        for name, value in needed.items()
+        if (given := getattr(settings, name)) != value
+    ]
+    return ", ".join(others)
 
 
 def reason_against(

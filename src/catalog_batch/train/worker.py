@@ -30,7 +30,7 @@ from catalog_batch.train.clock import CheckpointClock
 from catalog_batch.train.loop import FitSettings, Hooks, all_layers_train, fit, untold
 from catalog_batch.train.losses import balanced_class_weights
 from catalog_batch.train.predicting import gathered, predict
-from catalog_batch.train.probing import asks_for_probe, feature_reader, reason_against
+from catalog_batch.train.probing import feature_reader, reason_against, reason_by_settings
 from catalog_batch.train.ranks import Rank, reduce_sum
 from catalog_batch.train.readers import (
     Image,
@@ -176,10 +176,11 @@ class _Run:
 
     def _probe(self) -> Probe | None:
         """Return what is trained alone, on features; None when the whole network is."""
-        if not asks_for_probe(self.settings):
+        if self.settings.freeze != "backbone":
             return None
-        device, gib = self.rank.device, self.settings.features_gib
-        reason = reason_against(self.plain, self.reader, gib, device)
+        reason = reason_by_settings(self.settings) or reason_against(
+            self.plain, self.reader, self.settings.features_gib, self.rank.device
+        )
         if self.rank.leads:
             events.emit(self.folder, "features", kept=not reason, reason=reason)
         return None if reason else Probe(self.plain)
@@ -319,9 +320,7 @@ class _Run:
     def _report(self, metrics: dict[str, Any], write: Callable[[Path], None], name: str) -> None:
         checkpoint = None
         if self.rank.leads:
-            folder = checkpoints.begin(self.folder)
-            write(folder)
-            checkpoints.seal(folder)
+            folder = checkpoints.write(self.folder, write)
             if self.settings.num_workers == 0:
                 # Without workers Ray Train stores no checkpoint, it only remembers its path.
                 folder = checkpoints.keep(folder, name)
