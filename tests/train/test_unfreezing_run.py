@@ -109,13 +109,17 @@ def test_a_damaged_newest_epoch_is_trained_again_from_the_one_before(
     (tmp_path / "run-1" / "checkpoint_000003" / checkpoints.MODEL).write_bytes(b"cut off")
     told: list[Event] = []
     resumed = train(undisturbed.table, tmp_path, told.append)
-    _device, refused, goes_on, *rest = [event for event in told if event["event"] not in PASSING]
+    _device, refused, goes_on, features, *rest = [
+        event for event in told if event["event"] not in PASSING
+    ]
     assert refused == {
         "event": "checkpoint_refused",
         "checkpoint": "checkpoint_000003",
         "problem": "changed files ['model.safetensors']",
     }
     assert goes_on == {"event": "resumed", "checkpoint": "checkpoint_000002", "epoch": 2}
+    assert features["event"] == "features" and not features["kept"]
+    assert "train.unfreeze_every is 1" in features["reason"]
     assert [(event["event"], event.get("epoch")) for event in rest] == [
         ("epoch", 2),
         ("evaluated", None),
