@@ -3,6 +3,7 @@ CREATE TABLE image_predictions (
   model_name STRING NOT NULL COMMENT 'Registered model name',
   model_version INT NOT NULL COMMENT 'Registered model version',
   top_k ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> NOT NULL COMMENT 'Most likely categories, best first; empty when the image could not be scored',
+  others ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> COMMENT 'Further categories with a confidence of 0.01 or more, best first; null before they were kept',
   margin FLOAT COMMENT 'Confidence of the first category minus that of the second',
   nodes ARRAY<STRUCT<category_id: STRING, confidence: FLOAT>> COMMENT 'Categories above classes, with the sum of the confidences of all classes below, where it is 0.01 or more; null before such sums were kept',
   energy FLOAT COMMENT 'How unlike the training images it is: higher is less alike',

@@ -14,7 +14,7 @@ from catalog_batch.modeling.confidence import energies
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.predictor import (
     BATCHES_AHEAD,
-    LEAST_SUM,
+    LEAST_SHARE,
     Failure,
     Prediction,
     Predictor,
@@ -210,8 +210,27 @@ def test_a_node_has_the_sum_of_the_classes_below_it_and_small_sums_are_left_out(
         shares = dict(result.top_k)
         apple = shares["c0"] + shares["c1"]
         expected = {"Fruit": apple + shares["c2"], "Fruit/Apple": apple}
-        kept = {category_id(path): total for path, total in expected.items() if total >= LEAST_SUM}
+        kept = {
+            category_id(path): total for path, total in expected.items() if total >= LEAST_SHARE
+        }
         assert dict(result.nodes) == pytest.approx(kept, abs=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 12])
+@pytest.mark.parametrize("temperature", [0.02, 1.0])
+def test_categories_beyond_the_likeliest_are_kept_where_they_count(
+    temperature: float, top_k: int
+) -> None:
+    bundle = bundle_of(12)
+    bundle = replace(bundle, spec=replace(bundle.spec, temperature=temperature))
+    pictures = [picture(seed) for seed in range(5)]
+    every = map(the_prediction, Predictor(bundle, top_k=12).predict(pictures))
+    some = map(the_prediction, Predictor(bundle, top_k=top_k).predict(pictures))
+    for whole, result in zip(every, some, strict=True):
+        beyond = whole.top_k[top_k:]
+        assert result.top_k == whole.top_k[:top_k]
+        assert result.others == tuple(guess for guess in beyond if guess[1] >= LEAST_SHARE)
+        assert result.margin == whole.margin
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])

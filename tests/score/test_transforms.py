@@ -12,7 +12,10 @@ from catalog_batch.score.transforms import Rules
 
 GUESSES = "array<struct<category_id: string, confidence: float>>"
 LINK_DDL = "product_id string, image_id string"
-SCORED_DDL = f"image_id string, top_k {GUESSES}, nodes {GUESSES}, energy float, failure string"
+SCORED_DDL = (
+    f"image_id string, top_k {GUESSES}, others {GUESSES}, nodes {GUESSES}, "
+    "energy float, failure string"
+)
 SCORE_DDL = (
     f"product_id string, image_count int, top_k {GUESSES}, margin float, "
     "node_sums map<string, float>, energy float, has_majority boolean"
@@ -20,20 +23,25 @@ SCORE_DDL = (
 Shares = Mapping[str, float]
 NONE: Shares = {}
 
-BAD = (NONE, NONE, None, "undecodable")
+BAD = (NONE, NONE, NONE, None, "undecodable")
 
 
-def image(top_k: Shares, nodes: Shares | None = NONE, energy: float = -5.0) -> tuple[Any, ...]:
+def image(
+    top_k: Shares,
+    nodes: Shares | None = NONE,
+    energy: float = -5.0,
+    others: Shares | None = NONE,
+) -> tuple[Any, ...]:
     """Return what is stored of an image that was scored."""
-    return top_k, nodes, energy, None
+    return top_k, others, nodes, energy, None
 
 
 def product_scores(
     spark: SparkSession, links: list[tuple[str, str]], scored: dict[str, tuple[Any, ...]]
 ) -> dict[str, dict[str, Any]]:
     rows = [
-        (name, list(top_k.items()), None if nodes is None else list(nodes.items()), energy, failure)
-        for name, (top_k, nodes, energy, failure) in scored.items()
+        (name, *(None if each is None else list(each.items()) for each in shares), energy, failure)
+        for name, (*shares, energy, failure) in scored.items()
     ]
     found = transforms.select_product_scores(
         spark.createDataFrame(links, LINK_DDL), spark.createDataFrame(rows, SCORED_DDL), top_k=2
@@ -60,12 +68,16 @@ def combined(spark: SparkSession) -> dict[str, dict[str, Any]]:
         "i2": image({"b": 1.0, "a": 0.0}, {"n": 0.25}, -2.0),
         "i3": image({"c": 0.5, "b": 0.25}, None),
         "i4": image({"b": 0.75, "a": 0.25}),
+        "i5": image({"a": 0.5, "b": 0.25}, others={"c": 0.125, "d": 0.125}),
+        "i6": image({"d": 0.5, "c": 0.5}, others=None),
         "bad": BAD,
     }
     links = [
         ("two", "i1"), ("two", "i2"),
         ("one", "i2"),
         ("more than top k", "i1"), ("more than top k", "i3"),
+        ("others", "i5"), ("others", "i6"),
+        ("others alone", "i5"),
         ("equal", "i1"), ("equal", "i4"),
         ("twice", "i1"), ("twice", "i1"), ("twice", "i2"),
         ("some bad", "i3"), ("some bad", "bad"),
@@ -103,17 +115,26 @@ def test_images_without_one_best_category_have_no_majority(
         "two": False,
         "one": True,
         "more than top k": False,
+        "others": False,
+        "others alone": True,
         "equal": False,
         "twice": False,
         "some bad": True,
     }
 
 
-def test_a_category_outside_an_images_top_k_counts_as_nothing(
+def test_a_category_that_was_not_kept_of_an_image_counts_as_nothing(
     combined: dict[str, dict[str, Any]],
 ) -> None:
     assert combined["more than top k"]["top_k"] == {"a": 0.375, "b": 0.25}
     assert combined["more than top k"]["margin"] == 0.125
+
+
+def test_a_category_beyond_top_k_counts_where_it_was_kept(
+    combined: dict[str, dict[str, Any]],
+) -> None:
+    assert list(combined["others"]["top_k"].items()) == [("c", 0.3125), ("d", 0.3125)]
+    assert combined["others alone"]["top_k"] == {"a": 0.5, "b": 0.25}
 
 
 def test_of_equal_categories_the_smaller_identifier_wins(

@@ -66,6 +66,8 @@ def best_confidences(predictions: Predictions, temperature: float = 1.0) -> Floa
 def by_product(predictions: Predictions, temperature: float) -> Predictions:
     """Combine the images of each product as scoring does: by the mean of their confidences.
 
+    Those below 0.01 count here, and there as nothing (``modeling.predictor.LEAST_SHARE``).
+
     Args:
         predictions: Of images.
         temperature: That their confidences are computed with.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # see runtimes.py
 BATCHES_AHEAD = 2
 """Batches that threads decode while one goes through the network."""
 
-LEAST_SUM = 0.01
-"""Sums of confidences below it are not kept, and count as nothing."""
+LEAST_SHARE = 0.01
+"""Confidences beyond the likeliest, and sums of them, count as nothing below it."""
 
 
 Image = npt.NDArray[np.uint8]
@@ -40,12 +40,16 @@ class Prediction:
     """Category id and confidence (0 to 1, softmax over all classes, of logits divided by the
     bundle's temperature), best first."""
 
+    others: tuple[tuple[str, float], ...]
+    """The further categories whose confidence is ``LEAST_SHARE`` or more, best first: what is not
+    likeliest for one picture of a product may be for all of them together."""
+
     margin: float
     """Confidence of the first minus that of the second; of the first when it is the only one."""
 
     nodes: tuple[tuple[str, float], ...]
     """Category id of each inner node of the taxonomy, and the sum of the confidences of all classes
-    below it, where that is ``LEAST_SUM`` or more."""
+    below it, where that is ``LEAST_SHARE`` or more."""
 
     energy: float
     """Minus the temperature times the log of the sum of the exponentials of the scaled logits: high
@@ -174,7 +178,9 @@ class Predictor:
         shares = confidences(logits, self._temperature)
         sums = [sums_over(shares, classes) for classes in self._classes_below]
         # A stable sort: equal confidences come in class order on every machine.
-        best = np.argsort(-shares, axis=1, kind="stable")[:, : max(self._top_k, 2)]
+        reach = (shares >= LEAST_SHARE).sum(axis=1)
+        most = max(self._top_k, 2, int(reach.max()))
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :most]
         embeddings: list[list[float]] = [[]] * len(images)
         if self._given_to_head is not None:
             embeddings = _averaged(self._given_to_head.pop()).tolist()
@@ -183,7 +189,8 @@ class Predictor:
             for is_good, *row in zip(
                 is_finite.tolist(),
                 np.take_along_axis(shares, best, axis=1).tolist(),
-                best[:, : self._top_k].tolist(),
+                best.tolist(),
+                np.maximum(reach, self._top_k).tolist(),
                 np.array(sums).T.tolist() or [[]] * len(images),
                 energies(logits, self._temperature).tolist(),
                 embeddings,
@@ -195,19 +202,22 @@ class Predictor:
         self,
         confidences: list[float],
         classes: list[int],
+        reach: int,
         sums: list[float],
         energy: float,
         embedding: list[float],
     ) -> Prediction:
-        ids = [self._category_ids[index] for index in classes]
+        ids = [self._category_ids[index] for index in classes[:reach]]
+        kept = tuple(zip(ids, confidences[:reach], strict=True))
         second = confidences[1] if len(confidences) > 1 else 0.0
         return Prediction(
-            top_k=tuple(zip(ids, confidences[: self._top_k], strict=True)),
+            top_k=kept[: self._top_k],
+            others=kept[self._top_k :],
             margin=confidences[0] - second,
             nodes=tuple(
                 (node, total)
                 for node, total in zip(self._node_ids, sums, strict=True)
-                if total >= LEAST_SUM
+                if total >= LEAST_SHARE
             ),
             energy=energy,
             embedding=tuple(embedding),

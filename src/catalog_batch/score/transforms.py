@@ -30,7 +30,8 @@ def select_product_scores(
 ) -> DataFrame:
     """Average confidences over a product's images and rank its categories.
 
-    A category outside an image's ``top_k``, or a node outside its ``nodes``, counts as 0 for it.
+    A category in neither ``top_k`` nor ``others`` of an image, or a node outside its ``nodes``,
+    counts as 0 for it: its confidence is below 0.01.
 
     Args:
         product_images: Links from products to images.
@@ -48,7 +49,7 @@ def select_product_scores(
         product_images.select("product_id", "image_id")
         .distinct()
         .join(scored.where(F.col("failure").isNull()), "image_id", "inner")
-        .select("product_id", "top_k", "nodes", "energy")
+        .select("product_id", "top_k", "others", "nodes", "energy")
     )
     return (
         usable.groupBy("product_id")
@@ -56,8 +57,8 @@ def select_product_scores(
             F.count("*").cast("int").alias("image_count"),
             F.min("energy").alias("energy"),
             F.collect_list(F.get("top_k", F.lit(0))["category_id"]).alias("best"),
-            F.flatten(F.collect_list("top_k")).alias("guesses"),
-            F.flatten(F.collect_list(F.coalesce("nodes", F.array()))).alias("node_guesses"),
+            F.flatten(F.collect_list(F.concat("top_k", _or_none("others")))).alias("guesses"),
+            F.flatten(F.collect_list(_or_none("nodes"))).alias("node_guesses"),
         )
         .withColumn("ranked", F.sort_array(_summed("guesses")))
         .withColumn("top_k", _means(F.slice("ranked", 1, top_k)))
@@ -70,6 +71,11 @@ def select_product_scores(
     )
 
 
+def _or_none(guesses: str) -> Column:
+    """Return an image's guesses; none where it was scored before such were kept."""
+    return F.coalesce(guesses, F.array())
+
+
 def _summed(guesses: str) -> Column:
     """Return the confidences of each category added up, in a product's array of guesses.
 
@@ -77,7 +83,7 @@ def _summed(guesses: str) -> Column:
     go through two shuffles more slowly. Sums are negated, so that by order the smaller identifier
     comes first among equals: the same rows give the same answer.
     """
-    return F.transform(
+    summed = F.transform(
         F.array_distinct(F.transform(guesses, lambda guess: guess["category_id"])),
         lambda category: F.struct(
             F.aggregate(
@@ -88,6 +94,16 @@ def _summed(guesses: str) -> Column:
             category.alias("category_id"),
         ),
     )
+    # Most products have one image, in which each category is named once: there is nothing to add,
+    # and a model that knows nothing names a hundred.
+    alone = F.transform(
+        guesses,
+        lambda guess: F.struct(
+            (F.lit(0.0) - guess["confidence"]).alias("negative"),
+            guess["category_id"].alias("category_id"),
+        ),
+    )
+    return F.when(F.col("image_count") == 1, alone).otherwise(summed)
 
 
 def _most_often(values: str) -> Column:

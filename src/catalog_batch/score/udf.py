@@ -21,7 +21,8 @@ from catalog_batch.score import DAEMON_IMPORTS
 from catalog_batch.spark import cancel_until_done, task_slots
 
 PREDICTION_DDL = (
-    "top_k array<struct<category_id: string, confidence: float>>, margin float, "
+    "top_k array<struct<category_id: string, confidence: float>>, "
+    "others array<struct<category_id: string, confidence: float>>, margin float, "
     "nodes array<struct<category_id: string, confidence: float>>, energy float, failure string, "
     "embedding array<float>, answered_at double"
 )

@@ -16,7 +16,7 @@ from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 from catalog_batch.modeling.runtimes import Graph
 
-COLUMNS = ["top_k", "margin", "nodes", "energy", "failure", "embedding", "answered_at"]
+COLUMNS = ["top_k", "others", "margin", "nodes", "energy", "failure", "embedding", "answered_at"]
 
 
 class Asked(NamedTuple):
@@ -65,9 +65,10 @@ def _place() -> tuple[int, str]:
 def as_row(result: Prediction | Failure) -> tuple[object, ...]:
     """Return all of ``COLUMNS`` but the time."""
     if isinstance(result, Failure):
-        return [], None, [], None, result.reason, None
-    guesses, nodes = _guesses(result.top_k), _guesses(result.nodes)
-    return guesses, result.margin, nodes, result.energy, None, result.embedding or None
+        return [], [], None, [], None, result.reason, None
+    guesses, others = _guesses(result.top_k), _guesses(result.others)
+    nodes, embedding = _guesses(result.nodes), result.embedding or None
+    return guesses, others, result.margin, nodes, result.energy, None, embedding
 
 
 def _guesses(shares: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
