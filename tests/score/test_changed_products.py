@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
-from tests.score.shop import NOW, SETTINGS, OpenShop, Shop
+from tests.score.shop import NOW, SETTINGS, SPEC, OpenShop, Shop
 
 from catalog_batch import tables
 from catalog_batch.score.fingerprint import writers_since_last
 from catalog_batch.score.gate import NightFigures, count_night
+from catalog_batch.score.pipeline import _score_images, score_catalogue
 
 # Decides nothing: no run of before had it, so that one with it decides all.
 DECIDES_ALL = SETTINGS.model_copy(update={"min_gate_products": 1_000})
@@ -97,8 +98,13 @@ def test_an_image_that_a_killed_run_had_scored_decides_its_product(
         shop.add_links(("p4", photo), run_id="night-1")
     with monkeypatch.context() as patch:
         patch.setattr("catalog_batch.score.pipeline._decide_products", killed)
+        run = shop.make_run("score")
         with pytest.raises(KeyboardInterrupt):
-            shop.score()
+            score_catalogue(shop.warehouse, shop.model, SPEC, SETTINGS, run)
+    # What it said of images stays, so both its row and its commit tell of which table.
+    stamp = shop.warehouse.last_user_metadata(tables.IMAGE_PREDICTIONS)
+    assert run.table_versions["images"] == shop.warehouse.version(tables.IMAGES)
+    assert stamp["images_version"] == str(run.table_versions["images"])
     night = shop.score()
     assert night.summary.images_scored == 0
     assert night.run.measures["products_decided"] == 1
@@ -107,6 +113,27 @@ def test_an_image_that_a_killed_run_had_scored_decides_its_product(
 
 def killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_is_ingested_meanwhile_is_decided_by_the_next_run(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = shop.warehouse.version(tables.PRODUCTS)
+
+    def followed_by_an_ingest(*args: Any) -> tuple[int, int, int]:
+        counts = _score_images(*args)
+        with ingest(shop, "beside"):
+            shop.add_products("p7", run_id="beside")
+        return counts
+
+    with monkeypatch.context() as patch:
+        patch.setattr("catalog_batch.score.pipeline._score_images", followed_by_an_ingest)
+        run = shop.score_and_log()
+    assert "p7" not in shop.rows(tables.PRODUCT_PREDICTIONS, "product_id")
+    assert run.table_versions["products"] == read
+    night = shop.score()
+    assert night.products["p7"]["reason"] == "no_usable_image"
+    assert night.run.table_versions["products"] == read + 1
 
 
 def test_all_is_decided_where_the_log_does_not_tell_what_changed(shop: Shop) -> None:

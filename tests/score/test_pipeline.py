@@ -177,7 +177,7 @@ def test_predictions_carry_their_lineage(shop: Shop, first: State) -> None:
     }
     assert first.run.details == {"model": "catalogue/1"}
     stamped = shop.warehouse.last_user_metadata(tables.IMAGE_PREDICTIONS)
-    assert stamped["job"] == "score"
+    assert (stamped["job"], stamped["images_version"]) == ("score", "1")
 
 
 def test_a_second_run_finds_nothing_to_do(first: State, again: State) -> None:

@@ -20,8 +20,10 @@ from catalog_batch.score.selection import (
     Scope,
     contents_of,
     count_by_day,
+    first_of,
     read_product_ids,
     require_shadow,
+    select_images,
 )
 
 
@@ -69,6 +71,7 @@ def test_the_newest_images_come_first_and_the_next_run_goes_on(
 
 def test_a_product_is_decided_once_all_its_images_are_scored(slices: list[State]) -> None:
     first, second, third = slices
+    assert [each.run.measures["products_waiting"] for each in slices] == [2, 0, 0]
     # p1 shows an older image, which is not scored yet; p4 shows none.
     assert {product: row["reason"] for product, row in first.products.items()} == {
         "p3": "no_usable_image",
@@ -188,6 +191,36 @@ def test_a_view_shows_who_changes_and_which_way(
     assert {row["is_change"] for row in rows if row["published_path"] == row["shadow_path"]} == {
         False
     }
+    # As of a product that the champion has not scored yet.
+    published = shop.warehouse.path(tables.PRODUCT_PREDICTIONS)
+    shop.warehouse.spark.sql(f"DELETE FROM delta.`{published}` WHERE product_id = 'p2'")
+    [row] = shop.warehouse.spark.sql(
+        "SELECT * FROM challenger_changes WHERE published_path = '(not decided)'"
+    ).collect()
+    assert (row["products"], row["is_change"]) == (1, True)
+    assert row["shadow_path"] == beside["p2"]["category_path"]
+
+
+def test_to_score_again_begins_with_the_newest_never_scored_then_goes_by_age(
+    spark: SparkSession,
+) -> None:
+    days = {"old": 0, "new": 2, "newer": 3, "scored": 4, "scored before": 1}
+    images = spark.createDataFrame(
+        [(image, NOW + timedelta(days=day)) for image, day in days.items()],
+        "image_id string, ingested_at timestamp",
+    )
+    scored = spark.createDataFrame(
+        [("scored", NOW + timedelta(days=9)), ("scored before", NOW + timedelta(days=8))],
+        "image_id string, scored_at timestamp",
+    )
+    wanted = select_images(images, images.select("image_id"), scored, Scope(rescore=True))
+    order = [{row["image_id"] for row in first_of(wanted, most).collect()} for most in range(1, 5)]
+    assert order == [
+        {"newer"},
+        {"newer", "new"},
+        {"newer", "new", "old"},
+        {"newer", "new", "old", "scored before"},
+    ]
 
 
 def test_a_challenger_is_not_published() -> None:

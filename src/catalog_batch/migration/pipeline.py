@@ -78,7 +78,10 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
             run.counts["predictions_moved"] = run.rows_out
             done = bool(plan.migration or moved.total())
             run.finish(Status.PUBLISHED if done else Status.NOTHING_TO_DO)
-        run.counts["predictions_to_rescore"] = published.where(is_stuck(plan.moves)).count()
+        # As the view of this name: what was delisted needs no model.
+        gone = warehouse.read_or_empty(tables.PRODUCTS).where("delisted_at IS NOT NULL")
+        stuck = published.where(is_stuck(plan.moves)).join(gone, "product_id", "left_anti")
+        run.counts["predictions_to_rescore"] = stuck.count()
 
 
 @contextmanager

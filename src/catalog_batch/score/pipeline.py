@@ -31,6 +31,7 @@ from catalog_batch.score.checks import (
 from catalog_batch.score.dealing import deal_out, round_sizes
 from catalog_batch.score.fingerprint import (
     INPUTS,
+    Versions,
     fingerprint,
     versions_of,
     writers_since_last,
@@ -122,6 +123,10 @@ def score_catalogue(
     images_version = read[tables.IMAGES.name]
     if images_version is None:
         images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
+    # Now, for what is said of images stays when their products' decisions are refused.
+    run.table_versions = _of_tables(read)
+    # In each commit too: a run that is killed is not in run_log.
+    stamp = {"run_id": run.run_id, "job": JOB, "images_version": str(images_version)}
     if VARIANTS[spec.variant].engine == "torch":
         import_ahead(warehouse.spark, "torch")
     _tell_unknown(warehouse, scope)
@@ -137,19 +142,19 @@ def score_catalogue(
             )
             warehouse.read_logs(tables.IMAGES, tables.PRODUCT_IMAGES, tables.IMAGE_PREDICTIONS)
             warehouse.clear_staging(JOB)
-            with warehouse.stamped(run_id=run.run_id, job=JOB):
+            with warehouse.stamped(**stamp):
                 scored, failed, left = _score_images(
-                    warehouse, model, udf, settings, run, images_version, scope
+                    warehouse, model, udf, settings, run, read, scope
                 )
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS, tables.RUN_LOG)
         read |= warehouse.versions(tables.IMAGE_PREDICTIONS)
         with (
-            warehouse.stamped(run_id=run.run_id, job=JOB),
+            warehouse.stamped(**stamp),
             alone(warehouse, _target(scope), run) as left_at,
-            _changed_products(warehouse, model, settings, scope) as changed,
+            _changed_products(warehouse, model, settings, read, scope) as changed,
         ):
             products_changed = _decide_products(
-                warehouse, model, spec, settings, run, images_version, scope, changed
+                warehouse, model, spec, settings, run, read, scope, changed
             )
         decisions = _count_decisions(warehouse, model, scope)
     run.rows_out = products_changed
@@ -160,7 +165,7 @@ def score_catalogue(
         **decisions,
     }
     versions = {**read, **left_at}
-    run.table_versions = {name: at for name, at in versions.items() if at is not None}
+    run.table_versions = _of_tables(versions)
     run.details = {"model": f"{model.model_name}/{model.version}"}
     if scope.is_everything and not left:
         run.made_of = fingerprint(model, settings, versions)
@@ -174,12 +179,12 @@ def _score_images(
     udf: Callable[[Accumulator[int]], Predict],
     settings: ScoreSettings,
     run: Run,
-    version: int,
+    read: Versions,
     scope: Scope,
 ) -> tuple[int, int, int]:
     """Run the model over the images in scope; return how many were scored, failed, and are left."""
-    images = warehouse.read(tables.IMAGES, version)
-    links = of_products(_listed_links(warehouse), scope.products)
+    images = warehouse.read(tables.IMAGES, read[tables.IMAGES.name])
+    links = of_products(_listed(warehouse, tables.PRODUCT_IMAGES, read), scope.products)
     with cached(select_images(images, links, _predictions(warehouse, model), scope)) as wanted:
         days = count_by_day(wanted)
         there = sum(days.values())
@@ -191,7 +196,7 @@ def _score_images(
             chosen = first_of(wanted, pending)
             days = count_by_day(chosen)
         started = time.monotonic()
-        size = ledger.bytes_per_row(warehouse.root, tables.IMAGES.name, version)
+        size = ledger.bytes_per_row(warehouse.root, tables.IMAGES.name, read[tables.IMAGES.name])
         sent = F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen
         contents = contents_of(images, sent, days)
         slots = task_slots(warehouse.spark)
@@ -246,7 +251,11 @@ def _predicted(images: DataFrame, predict: Predict, model: ModelVersion, run: Ru
 
 @contextmanager
 def _changed_products(
-    warehouse: Warehouse, model: ModelVersion, settings: ScoreSettings, scope: Scope
+    warehouse: Warehouse,
+    model: ModelVersion,
+    settings: ScoreSettings,
+    read: Versions,
+    scope: Scope,
 ) -> Iterator[DataFrame | None]:
     """Yield the ids of products whose decision may not be as the last run left it; None for all."""
     writers = None
@@ -255,7 +264,10 @@ def _changed_products(
     if writers is None:
         yield None
         return
-    links, products = warehouse.read(tables.PRODUCT_IMAGES), warehouse.read(tables.PRODUCTS)
+    links, products = (
+        warehouse.read(table, read[table.name])
+        for table in (tables.PRODUCT_IMAGES, tables.PRODUCTS)
+    )
     found = changed_products(links, products, _predictions(warehouse, model), writers)
     with cached(found) as changed:
         yield changed
@@ -267,11 +279,15 @@ def _decide_products(
     spec: BundleSpec,
     settings: ScoreSettings,
     run: Run,
-    images_version: int,
+    read: Versions,
     scope: Scope,
     changed: DataFrame | None,
 ) -> int:
-    """Publish decisions of all products in scope, or of changed ones; return how many differ."""
+    """Publish decisions of all products in scope, or of changed ones; return how many differ.
+
+    By the tables as they were when the run began: what an ingest has added since waits for the
+    next run, which finds it in their logs.
+    """
     classes = [label.path for label in spec.classes]
     paths = {category_id(node): node for node in inner_nodes(classes)}
     paths |= {label.category_id: label.path for label in spec.classes}
@@ -279,14 +295,14 @@ def _decide_products(
         "model_name": model.model_name,
         "model_version": model.version,
         "taxonomy_version": spec.taxonomy_version,
-        "images_version": images_version,
+        "images_version": read[tables.IMAGES.name],
         "predicted_at": run.started_at,
         "run_id": run.run_id,
     }
     predictions = _predictions(warehouse, model)
-    links = of_products(_listed_links(warehouse), scope.products)
-    listed = warehouse.read(tables.PRODUCTS).transform(transforms.keep_listed)
-    products, kept = of_products(listed, scope.products), None
+    links = of_products(_listed(warehouse, tables.PRODUCT_IMAGES, read), scope.products)
+    products = of_products(_listed(warehouse, tables.PRODUCTS, read), scope.products)
+    kept = None
     if changed is not None:
         published = warehouse.read(tables.PRODUCT_PREDICTIONS)
         kept = published.join(products, "product_id", "left_semi").join(
@@ -294,17 +310,18 @@ def _decide_products(
         )
         links = links.join(changed, "product_id", "left_semi")
         products = products.join(changed, "product_id", "left_semi")
-    products = products.join(unfinished_products(links, predictions), "product_id", "left_anti")
+    ready = products.join(unfinished_products(links, predictions), "product_id", "left_anti")
     decisions = (
         links.transform(transforms.select_product_scores, predictions, settings.top_k)
-        .transform(transforms.with_every_product, products)
+        .transform(transforms.with_every_product, ready)
         .transform(transforms.with_decision, _rules(spec, settings))
         .transform(transforms.with_category_path, paths)
         .withColumns({name: F.lit(value) for name, value in lineage.items()})
         .transform(with_current_category, read_moves(warehouse))
     )
     with warehouse.staged(decisions, f"{run.run_id}-decisions") as staged:
-        run.measures["products_decided"] = check_decisions(staged)
+        run.measures["products_decided"] = decided = check_decisions(staged)
+        run.measures["products_waiting"] = products.count() - decided
         if not scope.shadow:
             pass_gate(warehouse, staged, kept, settings, run)
         return warehouse.upsert(staged, _target(scope))
@@ -325,8 +342,13 @@ def _target(scope: Scope) -> tables.Table:
     return tables.SHADOW_PREDICTIONS if scope.shadow else tables.PRODUCT_PREDICTIONS
 
 
-def _listed_links(warehouse: Warehouse) -> DataFrame:
-    return warehouse.read(tables.PRODUCT_IMAGES).transform(transforms.keep_listed)
+def _listed(warehouse: Warehouse, table: tables.Table, read: Versions) -> DataFrame:
+    return warehouse.read(table, read[table.name]).transform(transforms.keep_listed)
+
+
+def _of_tables(versions: Versions) -> dict[str, int]:
+    """Return the versions of those tables that are there."""
+    return {name: at for name, at in versions.items() if at is not None}
 
 
 def _rules(spec: BundleSpec, settings: ScoreSettings) -> transforms.Rules:

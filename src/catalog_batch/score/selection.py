@@ -124,7 +124,7 @@ def select_images(
 
 def first_of(wanted: DataFrame, most: int) -> DataFrame:
     """Keep the first ``most`` of what ``select_images`` gave, the same ones each time."""
-    return wanted.orderBy("place", "image_id").limit(most)
+    return wanted.orderBy("place", F.desc("ingested_at"), "image_id").limit(most)
 
 
 def count_by_day(wanted: DataFrame) -> dict[int, int]:
