@@ -778,7 +778,7 @@ def tell_epoch(event: dict[str, Any]) -> None:
             f"loss {event['train_loss']:.3f}, validation loss {event['validation_loss']:.3f}, "
             f"validation accuracy {event['validation_accuracy']:.3f}, "
             f"{event['images_per_second']:.0f} images/s, "
-            f"{event['wait_share']:.0%} waiting" + (" (best)" if event["improved"] else ""),
+            f"{event['wait_share']:.0%} waiting" + (" (kept)" if event["improved"] else ""),
             highlight=False,
             soft_wrap=True,
         )

@@ -278,7 +278,12 @@ class TrainSettings(_Section):
     """Most passes over the training rows."""
 
     patience: int = Field(default=5, ge=1)
-    """Epochs without a better validation loss after which training stops."""
+    """Epochs without a better validation loss after which training stops; not with
+    ``keep = "last"``."""
+
+    keep: Literal["best", "last"] = "best"
+    """Which weights: those of the epoch with the lowest validation loss, or, after all epochs, the
+    last. With a schedule that ends at 0 and few validation rows chance chooses the epoch."""
 
     seed: int = Field(default=17, ge=1)
     """Of initial weights, order and augmentation; not 0, which Petastorm takes for 'no seed'."""

@@ -49,13 +49,13 @@ def names(axis: Axis) -> list[str]:
     return [text.get_text() for text in axis.get_ticklabels()]
 
 
-def test_a_learning_curve_has_its_values_by_epoch_from_1_and_marks_the_best() -> None:
+def test_a_learning_curve_has_its_values_by_epoch_from_1_and_marks_the_kept() -> None:
     figure = history_figure(HISTORY, SERIES, "Loss")
     assert labels(figure) == [("Epoch", "Loss")]
     drawn = lines(figure)
     assert drawn["training"] == ([1, 2, 3], [2.0, 1.0, 0.5])
     assert drawn["validation"] == ([1, 2, 3], [1.9, 1.1, 1.3])
-    assert drawn["best"][0] == [2, 2]
+    assert drawn["kept"][0] == [2, 2]
 
 
 def test_the_reliability_diagram_has_the_bins_and_their_rows() -> None:

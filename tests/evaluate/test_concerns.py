@@ -21,6 +21,8 @@ from catalog_batch.evaluate.thresholds import NEVER
 def test_a_course_without_fault_gives_no_concern() -> None:
     assert list(training_concerns([epoch(0), epoch(1), epoch(2)])) == []
     assert list(training_concerns([])) == []
+    # The last weights were asked for, though those before had a lower loss.
+    assert list(training_concerns([epoch(0), epoch(1, improved=True, validation_loss=9.0)])) == []
 
 
 @pytest.mark.parametrize(

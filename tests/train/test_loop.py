@@ -254,6 +254,23 @@ def test_training_stops_after_patience_and_flags_the_best_epoch() -> None:
     assert state.epochs_without_improvement == 2
 
 
+def test_the_last_weights_are_kept_when_asked_for_and_all_epochs_run() -> None:
+    labels = iter([0, 2, 2, 2])
+    batch = batch_of(8)._replace(labels=torch.zeros(8, dtype=torch.int64))
+    network = small_network()
+    state = fit(
+        network,
+        Recipe(network, RecipeSettings(learning_rate=1e-2), 1),
+        lambda epoch, first: [batch],
+        lambda: [batch._replace(labels=torch.full((8,), next(labels)))],
+        replace(SETTINGS, epochs=4, patience=1, keep_last=True),
+        HOOKS,
+    )
+    assert [report.improved for report in state.history] == [True] * 4
+    losses = [report.validation_loss for report in state.history]
+    assert state.best_loss == losses[0] < losses[-1]
+
+
 def test_a_run_resumed_from_json_continues_the_same_history() -> None:
     undisturbed = run_fit()
 

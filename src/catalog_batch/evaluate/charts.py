@@ -121,7 +121,7 @@ def history_figure(
             axes.plot(epochs, [row[key] for row in history], look, color=colour, label=name)
         improved = [row["epoch"] + 1 for row in history if row.get("improved")]
         if improved:
-            axes.axvline(improved[-1], color=ORANGE, linewidth=1, linestyle=":", label="best")
+            axes.axvline(improved[-1], color=ORANGE, linewidth=1, linestyle=":", label="kept")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         values = [row[key] for row in history for key in series]
         axes.set_ylim(0, 1.08 * max(filter(math.isfinite, values), default=0) or 1)

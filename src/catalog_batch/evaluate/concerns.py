@@ -78,7 +78,8 @@ def training_concerns(history: Sequence[Mapping[str, Any]]) -> Iterator[Concern]
             "weight decay help.",
             "training",
         )
-    if len(history) > 1 and best is history[-1]:
+    losses = [row.get("validation_loss", 0.0) for row in history]
+    if len(history) > 1 and best is history[-1] and losses[-1] == min(losses):
         yield Concern("The last epoch was the best one: more epochs may give more.", "training")
     if not history[-1].get("validation_rows", 1):
         yield Concern(

@@ -87,6 +87,9 @@ class FitSettings:
     patience: int
     """Epochs without a better validation loss after which training stops."""
 
+    keep_last: bool = False
+    """Whether each epoch's weights are better than those before, whatever the validation says."""
+
     device: str = "cpu"
     """Where the network already is and the batches go: ``cpu``, ``cuda`` or ``cuda:1``."""
 
@@ -221,7 +224,7 @@ def fit(
             hooks.reduce_sum,
             settings.num_classes,
         )
-        report = epoch_report(state, totals, evaluation, recipe.learning_rate)
+        report = epoch_report(state, totals, evaluation, recipe.learning_rate, settings.keep_last)
         where = f"epoch {state.epoch}, validation"
         _refuse_non_finite(report.validation_loss, where, recipe.learning_rate)
         state.add(report)

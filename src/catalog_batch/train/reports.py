@@ -93,7 +93,8 @@ class EpochReport:
     validation_rows: int
 
     improved: bool
-    """Whether these weights have the lowest validation loss so far."""
+    """Whether these weights are to be kept: they have the lowest validation loss so far, or the
+    last are asked for."""
 
     learning_rate: float
     """Of the head, after the epoch's last step."""
@@ -170,7 +171,11 @@ class FitState:
 
 
 def epoch_report(
-    state: FitState, totals: EpochTotals, evaluation: Evaluation, learning_rate: float
+    state: FitState,
+    totals: EpochTotals,
+    evaluation: Evaluation,
+    learning_rate: float,
+    keep_last: bool = False,
 ) -> EpochReport:
     """Describe the epoch that ``state`` comes to next; training figures stand in for missing ones.
 
@@ -179,6 +184,7 @@ def epoch_report(
         totals: Of the training pass.
         evaluation: Of the validation rows, of which there may be none.
         learning_rate: After the epoch's last step.
+        keep_last: Whether its weights are kept whatever their loss.
     """
     train_accuracy = totals.correct / max(totals.rows, 1)
     has_validation = evaluation.rows > 0
@@ -191,7 +197,7 @@ def epoch_report(
         validation_loss=validation_loss,
         validation_accuracy=evaluation.accuracy if has_validation else train_accuracy,
         validation_rows=evaluation.rows,
-        improved=validation_loss < state.best_loss,
+        improved=keep_last or validation_loss < state.best_loss,
         learning_rate=learning_rate,
         seconds=totals.seconds,
         images_per_second=totals.rows / max(totals.seconds, 1e-9),

@@ -62,7 +62,7 @@ class TrialResult:
 
     @property
     def kept(self) -> Epoch | None:
-        """The epoch whose weights the run keeps: that of the lowest validation loss."""
+        """The epoch whose weights the run keeps, as ``train.keep`` has it."""
         return next((epoch for epoch in reversed(self.epochs) if epoch.improved), None)
 
     def figure(self, metric: Metric) -> float | None:

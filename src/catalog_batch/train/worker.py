@@ -216,6 +216,7 @@ class _Run:
                 num_classes=len(self.reader.snapshot.classes),
                 epochs=self.settings.epochs,
                 patience=self.settings.patience,
+                keep_last=self.settings.keep == "last",
                 device=str(self.rank.device),
                 rank=self.rank.rank,
                 world_size=self.rank.world_size,
