@@ -80,6 +80,11 @@ def test_unequal_shards_give_equal_steps_padded_with_rows_of_no_weight(
     assert [int(batch.weights.sum()) for batch in batches[1]] == [8, 8, 7, 0]
     assert batches[1][3].images.dtype == torch.uint8
     assert torch.equal(batches[1][3].images[0], batches[1][2].images[0])
+    # Padding is of those seen last, each once: copies of one would move a batch norm's statistics.
+    assert torch.equal(batches[0][3].images[1:], batches[0][2].images[:7])
+    for of_rank in batches:
+        for batch in of_rank:
+            assert len({image.numpy().tobytes() for image in batch.images}) == 8
 
 
 def test_a_rank_without_a_row_group_pads_the_steps_of_the_others(training_table: Path) -> None:

@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.models import get_model
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.augmentation import Augmentation
@@ -149,6 +150,30 @@ def test_the_head_has_the_full_rate_and_biases_and_norms_no_weight_decay() -> No
         (["0.weight"], 0.01, 0.01),
         (["0.bias", "1.weight", "1.bias"], 0.01, 0.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "left_out"),
+    [
+        ("swin_t", "relative_position_bias_table"),
+        ("vit_b_16", "pos_embedding"),
+        ("convnext_tiny", "layer_scale"),
+    ],
+)
+def test_tables_and_scales_have_no_weight_decay_whatever_their_shape(
+    architecture: str, left_out: str
+) -> None:
+    with torch.device("meta"):
+        network = get_model(architecture)
+    groups = parameter_groups(network, replace(SGD, weight_decay=0.01))
+    decayed = {p for group in groups if group["weight_decay"] for p in group["params"]}
+    named = dict(network.named_parameters())
+    of_kind = {p for name, p in named.items() if name.endswith(left_out)}
+    assert {p.ndim > 1 for p in of_kind} == {True}
+    assert not of_kind & decayed
+    layers = (nn.Linear, nn.Conv2d)
+    weights = {m.weight for m in network.modules() if isinstance(m, layers)}
+    assert weights <= decayed
 
 
 def test_the_backbone_moves_at_its_share_of_the_rate() -> None:

@@ -25,6 +25,9 @@ Rows = Generator[StoredRow, None, None]
 
 Batches = Generator[Batch, None, None]
 
+_Seen = tuple[Tensor, Tensor]
+"""Images and labels of rows that are no padding."""
+
 ROWS_PER_TASK = 32
 """Most rows that a thread decodes at a time: handing over single ones costs a tenth of it."""
 
@@ -68,7 +71,8 @@ class Decoder:
     def batches(self, rows: Rows, steps: int, size: int) -> Batches:
         """Yield exactly ``steps`` batches of ``size`` rows, padded with rows of weight 0.
 
-        The padding repeats images just seen, so that it does not move a batch norm's statistics.
+        The padding repeats the images seen last, of the batch before too: a batch norm, which looks
+        at padding as well, finds as many images as in other batches, and not copies of a few.
 
         Args:
             rows: What to decode; closed at the end.
@@ -82,15 +86,16 @@ class Decoder:
         ahead = -(-TASKS_AHEAD * self.threads * ROWS_PER_TASK // size)
         waiting: deque[_Decoding] = deque()
         # What pads a rank without any rows.
-        seen = (torch.zeros((1, *self.shape), dtype=self.dtype), torch.zeros(1, dtype=torch.int64))
+        blank = (torch.zeros((1, *self.shape), dtype=self.dtype), torch.zeros(1, dtype=torch.int64))
+        last: _Seen | None = None
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool, closing(rows):
             for step in range(steps + ahead):
                 if step < steps:
                     waiting.append(self._begin(pool, list(islice(rows, size)), size))
                 if step >= ahead:
                     decoding = waiting.popleft()
-                    seen = decoding.seen_rows() or seen
-                    yield decoding.padded(*seen)
+                    last = decoding.with_those_before(last)
+                    yield decoding.padded(*(last or blank))
             if next(rows, None) is not None:
                 raise CatalogBatchError(f"Rows are left after {steps} batches of {size}.")
 
@@ -117,16 +122,22 @@ class _Decoding:
     rows: int
     tasks: list[Future[None]]
 
-    def seen_rows(self) -> tuple[Tensor, Tensor] | None:
-        """Wait until all is decoded; return the images and labels that are no padding, if any."""
+    def with_those_before(self, before: _Seen | None) -> _Seen | None:
+        """Wait until all is decoded; return as many rows as fit: its own, then those before."""
         for task in self.tasks:
             task.result()
-        return (self.images[: self.rows], self.labels[: self.rows]) if self.rows else None
+        if not self.rows:
+            return before
+        own = self.images[: self.rows], self.labels[: self.rows]
+        if before is None or self.rows == len(self.labels):
+            return own
+        size = len(self.labels)
+        return torch.cat((own[0], before[0]))[:size], torch.cat((own[1], before[1]))[:size]
 
     def padded(self, images: Tensor, labels: Tensor) -> Batch:
-        """Return the batch; rows that it lacks repeat these ones."""
+        """Return the batch; rows that it lacks repeat these, of which the first are its own."""
         size = len(self.labels)
-        repeated = torch.arange(size - self.rows) % len(labels)
+        repeated = torch.arange(self.rows, size) % len(labels)
         self.images[self.rows :] = images[repeated]
         self.labels[self.rows :] = labels[repeated]
         weights = torch.zeros(size)

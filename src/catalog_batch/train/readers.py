@@ -106,8 +106,8 @@ class ShardReader:
         size = self.settings.batch_size
         steps = self.snapshot.steps(split, self.world_size, size)
         own = -(-self.snapshot.rows_of_shard(split, self.rank, self.world_size) // size)
-        # This rank's last batch of real rows is always decoded: padding repeats them.
-        skipped = min(first, max(own - 1, 0))
+        # This rank's last two batches of real rows are always decoded: padding repeats them.
+        skipped = min(first, max(own - 2, 0))
 
         def batches() -> Generator[Batch | None, None, None]:
             # Telling of each keeps the reader from being taken for a stalled one.

@@ -25,6 +25,14 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
+NOT_DECAYED = (
+    "class_token",
+    "pos_embedding",
+    "relative_position_bias_table",
+    "layer_scale",
+)
+"""Parameters of several dimensions, by the last part of their names, that are biases or scales."""
+
 _REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # The loss that is scaled is a sum over a batch's rows: 2 ** 16, torch's choice for a mean over
@@ -275,7 +283,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Divide parameters by learning rate and weight decay; the head's come first.
 
-    Biases and the weights of norms, all that has one dimension, have no weight decay.
+    Biases and the weights of norms, all that has one dimension, have no weight decay, nor have the
+    tables and scales of transformers and of ConvNeXt (``NOT_DECAYED``).
 
     Raises:
         BadInputError: When no parameter's name begins as ``head`` says.
@@ -291,13 +300,17 @@ def parameter_groups(
         members = [
             parameter
             for name, parameter in named
-            if name.startswith(tuple(head)) == is_head and (parameter.ndim > 1) == decays
+            if name.startswith(tuple(head)) == is_head and _decays(name, parameter) == decays
         ]
         rate = settings.learning_rate * (1.0 if is_head else settings.backbone_rate)
         decay = settings.weight_decay if decays else 0.0
         if members:
             groups.append({"params": members, "lr": rate, "weight_decay": decay})
     return groups
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_DECAYED
 
 
 def make_optimizer(
