@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from catalog_batch.moves import Moves, with_current_category, with_current_label
+from catalog_batch.moved_rows import with_current_category, with_current_label
+from catalog_batch.moves import Moves
 from catalog_batch.taxonomy import category_id
 
 MOVES = Moves(7, {"Apple": ("Pome",), "Pear": ("Pome",), "Milk": ("Oat", "Soy"), "Tea": ()})

@@ -2,20 +2,17 @@
 
 Labels, models and published predictions keep the category they were given or made with; what
 reads them asks here where it is now. A path means one thing for ever, so asking twice does no harm.
+Read without Spark, for ``promote`` asks too; for rows of tables there is ``moved_rows.py``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
-
-from catalog_batch import ledger, tables
-from catalog_batch.spark import lookup
+from catalog_batch import ledger
 from catalog_batch.taxonomy import category_id
-from catalog_batch.warehouse import Warehouse
 
-_NOWHERE = ""
+TABLE = "taxonomy_changes"
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Moves:
     new_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By old path: what it became; several after a split, none when withdrawn."""
 
-    @property
+    @cached_property
     def destinations(self) -> dict[str, tuple[str, str] | None]:
         """By old category id: the new id and path, or None when nobody can say which."""
         return {
@@ -36,122 +33,39 @@ class Moves:
             for old, new in self.new_paths.items()
         }
 
+    def now(self, category: str) -> str:
+        """Return the id that a category has now; its own after a split or withdrawal."""
+        moved = self.destinations.get(category)
+        return moved[0] if moved else category
 
-def read_moves(warehouse: Warehouse, before: int | None = None) -> Moves:
+    def classes_now(self, paths: Mapping[str, str]) -> dict[str, str]:
+        """Return the paths of categories, given by id, as they are now, by the ids of now."""
+        moved = {category: self.destinations.get(category) for category in paths}
+        return {
+            (to[0] if to else category): (to[1] if to else paths[category])
+            for category, to in moved.items()
+        }
+
+
+def read_moves(root: str, before: int | None = None) -> Moves:
     """Read the newest moves.
 
     Args:
-        warehouse: Need not have the table.
+        root: Of the warehouse, which need not have the table.
         before: Only those to trees of an earlier version than this.
     """
-    if ledger.is_empty(warehouse.root, tables.TAXONOMY_CHANGES.name):
-        return Moves()  # As mostly: Spark takes a second to say so.
-    rows = warehouse.read(tables.TAXONOMY_CHANGES)
-    if before is not None:
-        rows = rows.where(F.col("taxonomy_version") < before)
-    newest = rows.agg(F.max("taxonomy_version").alias("taxonomy_version"))
-    found = rows.join(newest, "taxonomy_version", "left_semi").collect()
-    if not found:
-        return Moves()
+    columns = ("taxonomy_version", "old_path", "new_paths")
+    rows = [
+        row
+        for row in ledger.find_rows(root, TABLE, columns, {})
+        if before is None or row["taxonomy_version"] < before
+    ]
+    newest = max((row["taxonomy_version"] for row in rows), default=0)
     return Moves(
-        found[0]["taxonomy_version"], {row["old_path"]: tuple(row["new_paths"]) for row in found}
+        newest,
+        {
+            row["old_path"]: tuple(row["new_paths"])
+            for row in rows
+            if row["taxonomy_version"] == newest
+        },
     )
-
-
-def with_current_label(labels: DataFrame, moves: Moves) -> DataFrame:
-    """Give labels the category that theirs is now; of a split or withdrawn one they keep it."""
-    if not moves.new_paths:
-        return labels
-    now = _moved(moves, F.col("category_id"))
-    return labels.withColumn("category_id", F.coalesce(_if_anywhere(now), "category_id"))
-
-
-def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
-    """Move predictions of products to the categories that theirs are now.
-
-    Decisions stay. Guesses that became one category have their confidences added; those that were
-    split are dropped, for nobody knows what share each part has. The margin is below zero where
-    merged ones are now likelier than the best guess. A prediction whose own category was split or
-    withdrawn stays as it is, with the version of its tree.
-
-    Args:
-        predictions: Rows of ``product_predictions``.
-        moves: Of all categories.
-    """
-    if not moves.new_paths:
-        return predictions
-    paths = {new[0]: new[1] for new in moves.destinations.values() if new}
-    own = F.coalesce("category_id", "best_category_id")
-    category = _moved(moves, F.col("category_id"))
-    best = _if_anywhere(_moved(moves, F.col("best_category_id")))
-    guesses = _merged(moves)
-    of_best = F.get(F.filter(guesses, lambda guess: guess["category_id"] == best), F.lit(0))
-    is_merged = F.size(guesses) < F.size("top_k")
-    confidence = F.when(
-        F.col("decision") != "backed_off", F.coalesce(of_best["confidence"], "confidence")
-    ).otherwise(F.col("confidence"))
-    others = F.filter(guesses, lambda guess: guess["category_id"] != best)
-    second = F.coalesce(F.get(others, F.lit(0))["confidence"], F.lit(0.0))
-    changed = {
-        "category_id": category,
-        "category_path": F.coalesce(lookup(paths, category), "category_path"),
-        "best_category_id": best,
-        "top_k": guesses,
-        "confidence": confidence,
-        "margin": F.when(is_merged, of_best["confidence"] - second)
-        .otherwise(F.col("margin"))
-        .cast("float"),
-        "taxonomy_version": F.greatest("taxonomy_version", F.lit(moves.version)),
-    }
-    # A product that nobody guessed anything of belongs to any tree.
-    stays = F.coalesce(_moved(moves, own) == _NOWHERE, F.lit(False))
-    return predictions.withColumns(
-        {name: F.when(stays, F.col(name)).otherwise(value) for name, value in changed.items()}
-    )
-
-
-def is_stuck(moves: Moves) -> Column:
-    """Return whether a prediction's category was split or withdrawn."""
-    own = F.coalesce("category_id", "best_category_id")
-    return F.coalesce(_moved(moves, own) == _NOWHERE, F.lit(False))
-
-
-def _merged(moves: Moves) -> Column:
-    """Return ``top_k`` with the categories of now, each once, best first."""
-    now = F.filter(
-        F.transform(
-            "top_k",
-            lambda guess: F.struct(
-                _moved(moves, guess["category_id"]).alias("category_id"),
-                guess["confidence"].alias("confidence"),
-            ),
-        ),
-        lambda guess: guess["category_id"] != _NOWHERE,
-    )
-    summed = F.transform(
-        F.array_distinct(now["category_id"]),
-        lambda category: F.struct(
-            F.aggregate(
-                F.filter(now, lambda guess: guess["category_id"] == category),
-                F.lit(0.0).cast("float"),
-                lambda total, guess: (total - guess["confidence"]).cast("float"),
-            ).alias("negative"),
-            category.alias("category_id"),
-        ),
-    )
-    return F.transform(
-        F.sort_array(summed),
-        lambda guess: F.struct(
-            guess["category_id"].alias("category_id"), (-guess["negative"]).alias("confidence")
-        ),
-    )
-
-
-def _moved(moves: Moves, category: Column) -> Column:
-    """Return where a category is now: itself when it never moved, ``_NOWHERE`` after a split."""
-    ids = {old: new[0] if new else _NOWHERE for old, new in moves.destinations.items()}
-    return F.coalesce(lookup(ids, category), category)
-
-
-def _if_anywhere(category: Column) -> Column:
-    return F.nullif(category, F.lit(_NOWHERE))

@@ -15,7 +15,8 @@ from catalog_batch import ledger, tables
 from catalog_batch.errors import BadInputError, LockHeldError
 from catalog_batch.ingest.transforms import category_rows
 from catalog_batch.migration.pipeline import migrate_taxonomy
-from catalog_batch.moves import read_moves, with_current_label
+from catalog_batch.moved_rows import with_current_label
+from catalog_batch.moves import read_moves
 from catalog_batch.runs import Run, Status
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
@@ -128,7 +129,7 @@ def test_the_tree_is_whole_in_its_new_version_and_labels_find_their_place(
         "Fruit",
         "Fruit/Pome",
     }
-    labels = with_current_label(shop.read(tables.LABELS), read_moves(shop))
+    labels = with_current_label(shop.read(tables.LABELS), read_moves(shop.root))
     known = labels.join(tree, "category_id").select("product_id", "path").collect()
     assert {row[0]: row[1] for row in known} == {"p0": "Fruit/Pome", "p2": "Drinks/Milk/Oat"}
 
@@ -219,7 +220,7 @@ def test_a_second_mapping_goes_on_from_the_first(
     second = "old_path,new_path\nFruit/Pome,Pome\n"
     migrate_taxonomy(shop, mapping.of(second), make_run("migrate-taxonomy"))
     assert published(shop)["p0"][:2] == ("Pome", 3)
-    assert read_moves(shop).new_paths["Fruit/Apple"] == ("Pome",)
+    assert read_moves(shop.root).new_paths["Fruit/Apple"] == ("Pome",)
 
 
 def test_a_dry_run_counts_the_same_and_writes_nothing(

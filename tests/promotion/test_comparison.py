@@ -1,6 +1,7 @@
 """What both models answer is what the night's predictor says, row by row, from the files."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from tests.promotion.shop import CLASSES, SIDE, Shop, spec_of
 from catalog_batch.errors import TrainingDataError
 from catalog_batch.evaluate import gate
 from catalog_batch.evaluate.gate import Bounds, Check
-from catalog_batch.modeling.bundle import Bundle
+from catalog_batch.modeling.bundle import Bundle, ClassLabel
 from catalog_batch.modeling.networks import build_network
+from catalog_batch.moves import Moves
 from catalog_batch.promotion import comparison
-from catalog_batch.promotion.comparison import compare
+from catalog_batch.promotion.comparison import classes_of, compare
 from catalog_batch.promotion.contest import checks_table
 from catalog_batch.split_rows import find_split_rows
+from catalog_batch.taxonomy import category_id
 
 LAX = Bounds(0, -1, 1, 1, 1)
 TEST = [CLASSES[index % 3] for index in range(11)]
@@ -69,7 +72,7 @@ def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.M
     monkeypatch.setattr(comparison, "check_challenger", noting)
     rows = find_split_rows(str(shop.root), 1, "test")
     assert (rows.rows, rows.version) == (11, 1)
-    compare(rows, bundles[0], bundles[1], LAX, batch_size=4)
+    compare(rows, bundles[0], bundles[1], LAX, 4, Moves())
     true, *answered, _ = seen
     assert true.tolist() == TEST
     for answers, (categories, shares) in zip(answered, expected, strict=True):
@@ -84,12 +87,41 @@ def test_a_model_that_gives_no_number_is_wrong_and_the_other_one_is_not(shop: Sh
     with torch.no_grad():
         broken.network.get_submodule("classifier.1").bias.fill_(torch.nan)
     rows = find_split_rows(str(shop.root), 1, "test")
-    [accuracy, *_] = compare(rows, broken, sound, LAX, batch_size=4)
+    [accuracy, *_] = compare(rows, broken, sound, LAX, 4, Moves())
     best, _ = expected_answers(sound, contents)
     right = sum(one == other for one, other in zip(best, TEST, strict=True))
     assert (accuracy.name, accuracy.challenger) == ("min_accuracy", 0)
     assert accuracy.champion == pytest.approx(right / len(TEST))
     assert right > 0
+
+
+def test_a_category_that_was_renamed_since_is_the_same_for_both_models(shop: Shop) -> None:
+    """As scoring publishes it: else a champion of the old tree would be wrong about all of it."""
+    new = ["sacks", "lamps", "shoes"]
+    shop.write_examples([category_id(f"Shop/{new[index % 3]}") for index in range(11)])
+    contents = [shop.draw(seed=index) for index in range(len(TEST))]
+    old, renamed = (random_bundle(1, 1.0, contents) for _ in range(2))
+    bundles = [
+        replace(
+            bundle,
+            spec=replace(
+                bundle.spec,
+                classes=tuple(
+                    ClassLabel(category_id(f"Shop/{name}"), f"Shop/{name}") for name in names
+                ),
+            ),
+        )
+        for bundle, names in ((renamed, new), (old, CLASSES))
+    ]
+    rows = find_split_rows(str(shop.root), 1, "test")
+    moves = Moves(2, {"Shop/bags": ("Shop/sacks",)})
+
+    *_, improvement, worst = compare(rows, *bundles, LAX, 4, moves)
+    assert improvement.champion == improvement.challenger
+    assert worst.champion == worst.challenger
+    assert classes_of(bundles[0].spec, moves) == classes_of(bundles[1].spec, moves)
+    *_, improvement, _ = compare(rows, *bundles, LAX, 4, Moves())
+    assert improvement.champion < improvement.challenger
 
 
 def test_no_more_than_a_batch_of_images_is_held(shop: Shop) -> None:

@@ -127,7 +127,7 @@ def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
     known = {row["path"] for row in rows if row["taxonomy_version"] == newest}
     named = products.select("category_path").where("category_path IS NOT NULL").distinct().collect()
     # A category that moved is not made again for sellers who still use its old name.
-    retired = read_moves(warehouse).new_paths
+    retired = read_moves(warehouse.root).new_paths
     paths = {row["category_path"] for row in named} - set(retired)
     if paths <= known:
         return 0

@@ -17,7 +17,8 @@ from catalog_batch.migration.mapping import (
     read_mapping,
     without_killed_run,
 )
-from catalog_batch.moves import Moves, is_stuck, read_moves, with_current_category
+from catalog_batch.moved_rows import is_stuck, with_current_category
+from catalog_batch.moves import Moves, read_moves
 from catalog_batch.runs import Run, Status
 from catalog_batch.taxonomy import build_tree, category_id
 from catalog_batch.warehouse import Warehouse
@@ -94,7 +95,7 @@ def _kept_out(root: str, dry_run: bool) -> Iterator[None]:
 
 
 def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
-    moves = read_moves(warehouse)
+    moves = read_moves(warehouse.root)
     version = warehouse.read(tables.CATEGORIES).agg(F.max("taxonomy_version")).collect()[0][0] or 0
     newest = _trees_since(warehouse, version).get(version, set())
     if is_applied(mapping, newest, moves.new_paths):

@@ -10,6 +10,7 @@ from catalog_batch.evaluate.predictions import Floats
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.predictor import NOT_FINITE, Failure, Prediction, Predictor
 from catalog_batch.modeling.spec import BundleSpec
+from catalog_batch.moves import Moves
 from catalog_batch.progress import progress_bar
 from catalog_batch.split_rows import RowBatch, SplitRows
 
@@ -23,8 +24,12 @@ def compare(
     champion: Bundle | None,
     bounds: Bounds,
     batch_size: int,
+    moves: Moves,
 ) -> list[Check]:
     """Let both models answer for all rows, and check the bounds.
+
+    Answers and rows are of the categories of now, as in what scoring publishes: a category that
+    was renamed since the champion was trained is not one that it lacks.
 
     Images are held for one batch. What stays of a row, its category and two answers, is about
     200 bytes.
@@ -35,16 +40,17 @@ def compare(
         champion: The same; None when the model has no champion.
         bounds: That must hold.
         batch_size: Images at a time.
+        moves: Where categories of earlier trees are now.
 
     Raises:
         TrainingDataError: When rows cannot be read, or an image of theirs not be decoded.
     """
-    first = _Contestant(challenger, batch_size)
-    second = _Contestant(champion, batch_size) if champion else None
+    first = _Contestant(challenger, batch_size, moves)
+    second = _Contestant(champion, batch_size, moves) if champion else None
     true = [_names([])]
     with progress_bar(f"comparing on {rows.rows:,} test rows", rows.rows, "images") as advance:
         for batch in rows.batches(batch_size):
-            true.append(_names(batch.category_ids))
+            true.append(_names([moves.now(category) for category in batch.category_ids]))
             for contestant in (first, second):
                 if contestant:
                     contestant.answer(batch)
@@ -54,17 +60,18 @@ def compare(
     )
 
 
-def classes_of(spec: BundleSpec) -> dict[str, str]:
-    """Return the paths of a model's classes by category id."""
-    return {label.category_id: label.path for label in spec.classes}
+def classes_of(spec: BundleSpec, moves: Moves) -> dict[str, str]:
+    """Return the paths of a model's classes by category id, as they are now."""
+    return moves.classes_now({label.category_id: label.path for label in spec.classes})
 
 
 class _Contestant:
     """A model and what it has answered so far."""
 
-    def __init__(self, bundle: Bundle, batch_size: int) -> None:
+    def __init__(self, bundle: Bundle, batch_size: int, moves: Moves) -> None:
         self._predictor = Predictor(bundle, top_k=1, batch_size=batch_size)
-        self._classes = classes_of(bundle.spec)
+        self._classes = classes_of(bundle.spec, moves)
+        self._moves = moves
         self._categories = [_names([])]
         self._confidences: list[Floats] = [np.empty(0, np.float32)]
 
@@ -74,7 +81,7 @@ class _Contestant:
             _NO_ANSWER if result == NOT_FINITE else _predicted(image_id, result).top_k[0]
             for image_id, result in zip(batch.image_ids, results, strict=True)
         ]
-        self._categories.append(_names([category for category, _ in best]))
+        self._categories.append(_names([self._moves.now(category) for category, _ in best]))
         self._confidences.append(np.array([share for _, share in best], dtype=np.float32))
 
     def answers(self) -> Answers:

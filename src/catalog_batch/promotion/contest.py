@@ -13,6 +13,7 @@ from catalog_batch.errors import BadInputError, GateRefusedError, ModelRefusedEr
 from catalog_batch.evaluate.gate import Bounds, Check, lost_classes
 from catalog_batch.leases import held_lease
 from catalog_batch.modeling.bundle import Bundle, BundleSpec, load_bundle
+from catalog_batch.moves import Moves, read_moves
 from catalog_batch.promotion.comparison import classes_of, compare
 from catalog_batch.registry import DOUBT, ModelVersion, Registry
 from catalog_batch.runs import Clock, Run
@@ -68,6 +69,7 @@ def hold_contest(
     if DOUBT in challenger.tags:
         logger.warning("%s: %s", name_of(challenger), challenger.tags[DOUBT])
     bundle = load_bundle(challenger.bundle_folder)
+    moves = read_moves(settings.warehouse)
     version, hours = bundle.spec.training_table_version, settings.maintenance.lease_hours
     try:
         other = _loaded(registry, champion)
@@ -77,13 +79,13 @@ def hold_contest(
             rows = find_split_rows(settings.warehouse, version, "test", table_id)
             if champion and other:
                 _warn_of_seen_rows(settings.warehouse, rows, bundle.spec, champion, other.spec)
-            checks = compare(rows, bundle, other, bounds, settings.score.batch_size)
+            checks = compare(rows, bundle, other, bounds, settings.score.batch_size, moves)
     except (BadInputError, ModelRefusedError) as error:
         if not force:
             raise
         logger.warning("%s is not compared with any: %s", name_of(challenger), error)
         return Contest(challenger, champion, version, None, ())
-    _warn_of_lost_classes(challenger, bundle, other)
+    _warn_of_lost_classes(challenger, bundle, other, moves)
     return Contest(challenger, champion, version, rows.rows, tuple(checks))
 
 
@@ -105,8 +107,12 @@ def _weights(bundle: Bundle) -> str:
     return bundle.spec.made_from or bundle.digest
 
 
-def _warn_of_lost_classes(challenger: ModelVersion, bundle: Bundle, other: Bundle | None) -> None:
-    lost = lost_classes(classes_of(bundle.spec), classes_of(other.spec)) if other else []
+def _warn_of_lost_classes(
+    challenger: ModelVersion, bundle: Bundle, other: Bundle | None, moves: Moves
+) -> None:
+    if other is None:
+        return
+    lost = lost_classes(classes_of(bundle.spec, moves), classes_of(other.spec, moves))
     if lost:
         logger.warning(
             "%s lacks %d classes of the champion, of which no test row need tell: %s",

@@ -16,7 +16,8 @@ from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.modeling.variants import VARIANTS
-from catalog_batch.moves import read_moves, with_current_category
+from catalog_batch.moved_rows import with_current_category
+from catalog_batch.moves import read_moves
 from catalog_batch.progress import polled_progress
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
@@ -317,7 +318,7 @@ def _decide_products(
         .transform(transforms.with_decision, _rules(spec, settings))
         .transform(transforms.with_category_path, paths)
         .withColumns({name: F.lit(value) for name, value in lineage.items()})
-        .transform(with_current_category, read_moves(warehouse))
+        .transform(with_current_category, read_moves(warehouse.root))
     )
     with warehouse.staged(decisions, f"{run.run_id}-decisions") as staged:
         run.measures["products_decided"] = decided = check_decisions(staged)

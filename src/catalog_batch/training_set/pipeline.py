@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 from catalog_batch import tables
 from catalog_batch.config import TrainingSetSettings
 from catalog_batch.errors import TrainingDataError
-from catalog_batch.moves import read_moves, with_current_label
+from catalog_batch.moved_rows import with_current_label
+from catalog_batch.moves import read_moves
 from catalog_batch.runs import Run, Status
 from catalog_batch.spark import spark_progress
 from catalog_batch.training_set import transforms
@@ -49,7 +50,7 @@ def build_training_set(
     examples = (
         transforms.select_examples(
             with_current_label(
-                warehouse.read(tables.LABELS, sources["labels"]), read_moves(warehouse)
+                warehouse.read(tables.LABELS, sources["labels"]), read_moves(warehouse.root)
             ),
             warehouse.read(tables.PRODUCTS, sources["products"]),
             warehouse.read(tables.PRODUCT_IMAGES, sources["product_images"]),
