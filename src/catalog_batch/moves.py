@@ -33,10 +33,14 @@ class Moves:
             for old, new in self.new_paths.items()
         }
 
+    @cached_property
+    def ids_now(self) -> dict[str, str]:
+        """By old category id: the new one, where there is one."""
+        return {old: new[0] for old, new in self.destinations.items() if new}
+
     def now(self, category: str) -> str:
         """Return the id that a category has now; its own after a split or withdrawal."""
-        moved = self.destinations.get(category)
-        return moved[0] if moved else category
+        return self.ids_now.get(category, category)
 
     def classes_now(self, paths: Mapping[str, str]) -> dict[str, str]:
         """Return the paths of categories, given by id, as they are now, by the ids of now."""

@@ -74,6 +74,19 @@ def test_known_classes_keep_their_rows_and_the_backbone_is_whole(tmp_path: Path,
         assert torch.equal(after[bias][new], before[bias][old])
 
 
+def test_classes_that_were_renamed_or_merged_keep_what_was_learnt(tmp_path: Path) -> None:
+    folder, network = bundle(tmp_path)
+    before = network.state_dict()
+    renamed = {"bags": "sacks", "lamps": "things", "shoes": "things"}
+    after = start(folder, ("hats", "sacks", "things"), renamed=renamed)
+    torch.manual_seed(2)
+    fresh = build_network(SMALL, 3, image_side=32).state_dict()
+    for name in ("classifier.3.weight", "classifier.3.bias"):
+        assert torch.equal(after[name][0], fresh[name][0])
+        assert torch.equal(after[name][1], before[name][0])
+        torch.testing.assert_close(after[name][2], (before[name][1] + before[name][2]) / 2)
+
+
 def test_new_classes_start_as_in_a_network_without_a_past(tmp_path: Path) -> None:
     folder, _ = bundle(tmp_path)
     after = start(folder, ("bags", "hats"))

@@ -1,6 +1,6 @@
 """The network that training starts from, which may be an earlier model with other classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def starting_network(
     weights_sha256: str = "",
     image_side: int = 0,
     head: str = "linear",
+    renamed: Mapping[str, str] | None = None,
 ) -> nn.Module:
     """Build the network of ``build_network``, or go on with that of an earlier bundle.
 
@@ -42,6 +43,8 @@ def starting_network(
         weights_sha256: Checksum of the file, or digest of the bundle; empty accepts any.
         image_side: Side in pixels, 0 for the architecture's own.
         head: ``linear`` or ``article``.
+        renamed: New ids by old ones, of the bundle's categories that are others now. The output of
+            what was merged begins as the mean of its parts.
 
     Raises:
         BadInputError: As ``build_network`` does.
@@ -58,7 +61,7 @@ def starting_network(
     network = build_network(architecture, len(class_ids), image_side=image_side, head=head)
     bundle = load_bundle(folder)
     refuse_other_digest(folder, bundle.digest, weights_sha256)
-    _copy_known(bundle, network, class_ids)
+    _copy_known(bundle, network, class_ids, renamed or {})
     return network
 
 
@@ -113,16 +116,21 @@ def _refuse_other_network(
 
 
 @torch.no_grad()
-def _copy_known(bundle: Bundle, network: nn.Module, class_ids: Sequence[str]) -> None:
-    old_rows = {label.category_id: row for row, label in enumerate(bundle.spec.classes)}
+def _copy_known(
+    bundle: Bundle, network: nn.Module, class_ids: Sequence[str], renamed: Mapping[str, str]
+) -> None:
+    old_rows: dict[str, list[int]] = {}
+    for row, label in enumerate(bundle.spec.classes):
+        old_rows.setdefault(renamed.get(label.category_id, label.category_id), []).append(row)
     rows = [row for row, category in enumerate(class_ids) if category in old_rows]
-    sources = [old_rows[class_ids[row]] for row in rows]
     outputs = output_layers(network)
     stored = bundle.module.state_dict()
     for name, tensor in network.state_dict().items():
         if name not in stored:
             continue  # an auxiliary head, for which the bundle's image side had no room
         if name.rpartition(".")[0] in outputs:
-            tensor[rows] = stored[name][sources]
+            for row in rows:
+                # What was merged begins between its parts.
+                tensor[row] = stored[name][old_rows[class_ids[row]]].mean(dim=0)
         else:
             tensor.copy_(stored[name])

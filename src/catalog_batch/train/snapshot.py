@@ -6,7 +6,7 @@ downstream lists the folder: Ray workers get this snapshot and open its files on
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from catalog_batch.errors import MissingTableError, TrainingDataError
 from catalog_batch.locations import plain_path
+from catalog_batch.moves import read_moves
 
 SPLITS = ("train", "validation", "test")
 CLASS_COLUMNS = ["category_id", "category_path", "taxonomy_version"]
@@ -64,6 +65,9 @@ class Snapshot:
 
     table_id: str = ""
     """Delta's own: a table that was dropped and built again has another."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """By category id of an earlier tree: the id it has now, of those renamed, moved or merged."""
 
     def rows(self, split: str) -> int:
         """Count the rows of a split over all ranks."""
@@ -161,6 +165,7 @@ def resolve_snapshot(table_uri: str, version: int | None = None) -> Snapshot:
         taxonomy_version=taxonomy_version,
         class_rows=class_rows,
         table_id=str(table.metadata().id),
+        renamed=read_moves(str(folder.parent)).ids_now,
     )
 
 

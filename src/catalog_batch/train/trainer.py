@@ -162,7 +162,7 @@ def plan_training(
     if doubt:
         logger.warning("%s", doubt)
     if is_bundle(settings.weights):
-        _tell_preprocessing(settings)
+        _tell_start(settings, snapshot)
     return PlannedTraining(folder, settings, snapshot, doubt)
 
 
@@ -224,7 +224,14 @@ def train_planned(
     return _bundled(planned, final, git_commit, created_at)
 
 
-def _tell_preprocessing(settings: TrainSettings) -> None:
+def _tell_start(settings: TrainSettings, snapshot: Snapshot) -> None:
+    old = [label.category_id for label in check_bundle(Path(settings.weights)).classes]
+    known = {snapshot.renamed.get(category, category) for category in old}
+    logger.info(
+        "%d of %d classes begin with what the bundle knows of them",
+        sum(category in known for category, _ in snapshot.classes),
+        len(snapshot.classes),
+    )
     steps, scoring = preprocessing_for(settings), scoring_preprocessing_for(settings)
     logger.info(
         "going on from bundle %s, whose mean, deviation and interpolation stay: pictures of side "

@@ -403,6 +403,7 @@ def network_for(settings: TrainSettings, snapshot: Snapshot) -> nn.Module:
         settings.weights_sha256,
         preprocessing_for(settings).side,
         settings.head,
+        snapshot.renamed,
     )
 
 
