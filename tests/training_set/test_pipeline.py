@@ -212,7 +212,7 @@ def test_the_run_reports_rows_by_split_classes_and_versions(first: Build) -> Non
     }
     assert first.summary == TrainingSetSummary(version=1, rows=counts, classes=2)
     assert first.run.status == Status.PUBLISHED
-    assert first.run.counts == {**counts, "classes": 2}
+    assert first.run.counts == {**counts, "classes": 2, "near_duplicates_left_out": 0}
     assert first.run.rows_out == PRODUCTS + 1
     assert first.run.table_versions == {
         "labels": 1,

@@ -54,6 +54,37 @@ def test_an_image_of_two_products_stays_with_the_first(spark: SparkSession) -> N
     )
 
 
+def test_of_images_that_look_alike_one_split_keeps_its_own(spark: SparkSession) -> None:
+    train, test, validation = transforms.TRAIN, transforms.TEST, transforms.VALIDATION
+    rows = [
+        # Image, its group, category, split, whether that was given, and whether it stays.
+        ("train", "one", "a", train, None, True),
+        ("test like it", "one", "a", test, None, False),
+        ("validation like it", "one", "a", validation, None, False),
+        ("of another category", "one", "b", test, None, True),
+        ("test", "two", "a", test, None, True),
+        ("test too", "two", "a", test, None, True),
+        ("validation like those", "two", "a", validation, None, False),
+        ("given test", "three", "a", test, test, True),
+        ("train like a given one", "three", "a", train, None, False),
+        ("given train", "four", "a", train, train, True),
+        ("given test like it", "four", "a", test, test, True),
+        ("not grouped", None, "a", validation, None, True),
+        ("not grouped either", None, "a", test, None, True),
+    ]
+    examples = spark.createDataFrame(
+        [(image, *of_image) for image, _, *of_image, _ in rows],
+        "image_id string, category_id string, split string, given_split string",
+    )
+    duplicates = spark.createDataFrame(
+        [(image, group) for image, group, *_ in rows if group],
+        "image_id string, duplicate_group string",
+    )
+    kept = examples.transform(transforms.without_near_duplicates, duplicates)
+    assert kept.columns == examples.columns
+    assert {row["image_id"] for row in kept.collect()} == {row[0] for row in rows if row[-1]}
+
+
 def test_a_given_split_wins(spark: SparkSession) -> None:
     rows = [(f"p{n}", split) for n in range(20) for split in ["test" if n % 2 else "train"]]
     frame = spark.createDataFrame(rows, "product_id string, given_split string")

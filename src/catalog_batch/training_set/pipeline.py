@@ -62,8 +62,11 @@ def build_training_set(
         )
         .transform(transforms.with_order, settings.seed)
     )
-    with cached(examples) as narrow:
+    duplicates = warehouse.read_or_empty(tables.IMAGE_DUPLICATES)
+    honest = examples.transform(transforms.without_near_duplicates, duplicates)
+    with cached(honest) as narrow:
         rows, classes = _count(narrow)
+        left_out = examples.count() - sum(rows.values())
         _check(rows, classes)
         digest = _digest(narrow, settings)
         if warehouse.last_user_metadata(tables.TRAINING_EXAMPLES).get("digest") == digest:
@@ -74,7 +77,7 @@ def build_training_set(
             run.finish(Status.PUBLISHED)
     version = warehouse.version(tables.TRAINING_EXAMPLES)
     run.rows_in = run.rows_out = sum(rows.values())
-    run.counts = {**rows, "classes": classes}
+    run.counts = {**rows, "classes": classes, "near_duplicates_left_out": left_out}
     run.table_versions = {**sources, tables.TRAINING_EXAMPLES.name: version}
     return TrainingSetSummary(version, rows, classes)
 

@@ -41,6 +41,30 @@ def with_split(
     )
 
 
+def without_near_duplicates(examples: DataFrame, duplicates: DataFrame) -> DataFrame:
+    """Leave out images that look like one of the same category in another split.
+
+    What a model has seen in another encoding says nothing of what it makes of new products. Of a
+    group of look-alikes training keeps its own, else the test split. A split that was given stays
+    whole, and the drawn ones give way to it.
+
+    Args:
+        examples: With ``split`` and ``given_split``.
+        duplicates: ``image_id`` and ``duplicate_group``; an image that is not there is like none.
+    """
+    alike = Window.partitionBy("_group", "category_id")
+    is_drawn = F.col("given_split").isNull()
+    place = F.array_position(F.array(*map(F.lit, (TRAIN, TEST, VALIDATION))), F.col("split"))
+    groups = duplicates.select("image_id", F.col("duplicate_group").alias("_group"))
+    return (
+        examples.join(groups, "image_id", "left")
+        .withColumn("_group", F.coalesce("_group", "image_id"))
+        .withColumn("_first", F.min(F.struct(is_drawn, place, "split")).over(alike)["split"])
+        .where(~is_drawn | (F.col("split") == F.col("_first")))
+        .drop("_group", "_first")
+    )
+
+
 def with_order(examples: DataFrame, seed: int) -> DataFrame:
     """Add ``_order``, a random but repeatable place in the table."""
     return examples.withColumn("_order", F.xxhash64("image_id", "product_id", F.lit(seed)))
