@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.evaluate.samples import PATHS, predicted_as, predictions_of, simulated
@@ -75,6 +77,17 @@ def test_many_mistakes_gone_and_none_new_are_no_chance() -> None:
     before, after = predicted_as([0] * 10, [1] * 10), predicted_as([0] * 10, [0] * 10)
     assert row_changes(before, after, 1.0, 1.0).p_value == pytest.approx(2 / 2**10)
     assert row_changes(before, before, 1.0, 1.0).p_value == 1.0
+
+
+def test_photos_of_one_product_are_no_more_certain_than_one_of_them() -> None:
+    one = np.array(["p"] * 10)
+    before, after = (
+        replace(predicted_as([0] * 10, [best] * 10), product_ids=one) for best in (1, 0)
+    )
+    assert row_changes(before, after, 1.0, 1.0).p_value == 1.0
+    pairs = np.arange(10).repeat(2)[:10].astype(np.str_)
+    before, after = (replace(each, product_ids=pairs) for each in (before, after))
+    assert row_changes(before, after, 1.0, 1.0).p_value == pytest.approx(2 / 2**5)
 
 
 def test_models_with_other_classes_and_rows_are_compared_by_ids() -> None:

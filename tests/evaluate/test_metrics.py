@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from catalog_batch.evaluate.metrics import (
     evaluate_split,
     in_top_k,
 )
+from catalog_batch.evaluate.predictions import Predictions
 from catalog_batch.evaluate.resampling import Outcomes, bootstrap_intervals, figures_of
 
 # Rows: Gala right, Gala as Fuji, Fuji as Pear, Pear as Milk, Milk right.
@@ -29,13 +31,13 @@ def values(name: str = "") -> dict[str, float]:
     return {key: figure.value for key, figure in figures.items() if key.startswith(name)}
 
 
-def outcomes_of(predictions: object) -> Outcomes:
-    found = predictions
+def outcomes_of(found: Predictions) -> Outcomes:
     return Outcomes.of(
         found.labels,
         found.predicted,
         in_top_k(found, 5),
-        len(found.category_ids),  # type: ignore
+        len(found.category_ids),
+        found.product_ids,
     )
 
 
@@ -153,6 +155,35 @@ def test_intervals_are_as_wide_as_those_of_resampled_rows() -> None:
     expected = np.quantile(scores, [0.025, 0.975], axis=0)
     assert found["accuracy"] == pytest.approx(expected[:, 0].tolist(), abs=0.025)
     assert found["macro_f1"] == pytest.approx(expected[:, 1].tolist(), abs=0.025)
+
+
+def test_several_photos_of_a_product_are_drawn_together() -> None:
+    """Four photos each, all right or all wrong, are as good as one each."""
+    single = simulated(200)
+    rows = np.arange(200).repeat(4)
+    several = replace(
+        single,
+        image_ids=np.array([f"image-{row}" for row in range(800)]),
+        product_ids=single.product_ids[rows],
+        labels=single.labels[rows],
+        logits=single.logits[rows],
+    )
+    as_if_independent = replace(several, product_ids=several.image_ids)
+    tree = Tree.of(single.category_paths)
+    wanted, found, narrow = (
+        bootstrap_intervals(outcomes_of(each), tree, seed=1).overall["accuracy"]
+        for each in (single, several, as_if_independent)
+    )
+    assert found == wanted
+    assert narrow[1] - narrow[0] == pytest.approx((wanted[1] - wanted[0]) / 2, rel=0.15)
+
+
+def test_products_of_unlike_numbers_of_photos_count_with_all_of_them() -> None:
+    # p: Gala right, Gala as Fuji; q: Fuji as Pear; r: Pear as Milk; s: Milk right.
+    outcomes = outcomes_of(replace(HAND, product_ids=np.array(["p", "p", "q", "r", "s"])))
+    assert outcomes.products.tolist() == [1] * 4
+    assert sorted(outcomes.profiles.toarray().sum(axis=1).tolist()) == [1, 1, 1, 2]
+    assert outcomes.profiles.toarray().sum(axis=0).tolist() == outcomes.rows.tolist()
 
 
 def test_the_same_seed_gives_the_same_evaluation_and_another_gives_other_intervals() -> None:

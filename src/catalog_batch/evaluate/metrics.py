@@ -116,7 +116,7 @@ def evaluate_split(
         predictions: Of the split; of no rows they give no figures.
         temperature: Fitted on the validation split.
         seed: Of the resampling.
-        resamples: Of the rows, for the intervals.
+        resamples: Of the products, for the intervals.
     """
     if not predictions.rows:
         return SplitEvaluation(predictions.split, 0, {}, (), (), (), (), ())
@@ -126,6 +126,7 @@ def evaluate_split(
         predictions.predicted,
         in_top_k(predictions, TOP_K),
         len(predictions.category_ids),
+        predictions.product_ids,
     )
     intervals = bootstrap_intervals(outcomes, tree, seed, resamples)
     values = {

@@ -1,11 +1,15 @@
 """Bootstrap intervals of figures that depend on a row's true and predicted class alone.
 
-Rows with the same outcome are interchangeable, so that a resample is one multinomial draw of how
-often each outcome occurs, and all figures of all resamples are a few matrix products.
+Products are drawn, with all their photos: photos of one are right or wrong together more often than
+by chance. Products with the same outcomes are interchangeable, so that a resample is one
+multinomial draw of how often each such profile occurs, and all figures of all resamples are a few
+matrix products.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +21,7 @@ from catalog_batch.evaluate.predictions import Flags
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 CELLS_IN_MEMORY = 5_000_000
-"""Counts that are drawn at a time."""
+"""Counts of outcomes and of profiles that are held at a time."""
 
 Doubles = npt.NDArray[np.float64]
 Interval = tuple[float, float] | None
@@ -26,7 +30,7 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Rows grouped by true class, predicted class and whether the true one is among the top k."""
+    """Rows by true class, predicted class and top k, and products by the outcomes of their rows."""
 
     classes: int
     true: Integers
@@ -41,13 +45,35 @@ class Outcomes:
     rows: Integers
     """[K], how many rows have this outcome; none is 0."""
 
+    profiles: csr_array
+    """[M, K], how many rows of each outcome a product of each profile has."""
+
+    products: Integers
+    """[M], how many products have this profile; none is 0."""
+
     @classmethod
-    def of(cls, true: Integers, predicted: Integers, in_top_k: Flags, classes: int) -> "Outcomes":
+    def of(
+        cls,
+        true: Integers,
+        predicted: Integers,
+        in_top_k: Flags,
+        classes: int,
+        product_ids: npt.NDArray[np.str_],
+    ) -> "Outcomes":
         """Group rows given one by one: [N] each."""
-        codes, rows = np.unique((true * classes + predicted) * 2 + in_top_k, return_counts=True)
+        codes, place, rows = np.unique(
+            (true * classes + predicted) * 2 + in_top_k, return_inverse=True, return_counts=True
+        )
         cells = codes // 2
+        profiles, products = _profiles(place, len(codes), product_ids)
         return cls(
-            classes, cells // classes, cells % classes, codes % 2 == 1, rows.astype(np.int64)
+            classes,
+            cells // classes,
+            cells % classes,
+            codes % 2 == 1,
+            rows.astype(np.int64),
+            profiles,
+            products,
         )
 
 
@@ -62,14 +88,12 @@ class Intervals:
 def bootstrap_intervals(
     outcomes: Outcomes, tree: Tree, seed: int, resamples: int = RESAMPLES
 ) -> Intervals:
-    """Draw resamples of the rows and return the percentile intervals of ``CONFIDENCE``.
+    """Draw resamples of the products and return the percentile intervals of ``CONFIDENCE``.
 
-    A resample in which a class's figure is not defined is left out of its interval. Three limits:
-    few rows that are all right give an interval of one point, which does not mean that the class is
-    perfect; macro averages over many classes of a few rows come out lower than the figure itself,
-    since a resample has fewer distinct rows; and rows are drawn one by one, though photos of one
-    product are right or wrong together more often than by chance, so that intervals are too narrow
-    where products have several.
+    A resample in which a class's figure is not defined is left out of its interval. Two limits: few
+    rows that are all right give an interval of one point, which does not mean that the class is
+    perfect; and macro averages over many classes of a few rows come out lower than the figure
+    itself, since a resample has fewer distinct rows.
 
     Args:
         outcomes: Of one row or more.
@@ -144,13 +168,44 @@ def _tree_figures(counts: Integers, outcomes: Outcomes, tree: Tree) -> dict[str,
     }
 
 
+def _profiles(
+    place: Integers, outcomes: int, product_ids: npt.NDArray[np.str_]
+) -> tuple[csr_array, Integers]:
+    """Group products by the outcomes of their rows.
+
+    Args:
+        place: [N], the outcome of each row.
+        outcomes: How many there are.
+        product_ids: [N].
+
+    Returns:
+        ``profiles`` and ``products`` of ``Outcomes``.
+    """
+    _, product = np.unique(product_ids, return_inverse=True)
+    ones = np.ones(len(place), np.int64)
+    of_product = csr_array((ones, (product, place)), shape=(int(product.max()) + 1, outcomes))
+    of_product.sum_duplicates()
+    bounds = of_product.indptr.tolist()
+    seen = Counter(
+        (tuple(of_product.indices[start:end].tolist()), tuple(of_product.data[start:end].tolist()))
+        for start, end in pairwise(bounds)
+    )
+    found = sorted(seen)
+    row = np.repeat(np.arange(len(found)), [len(indices) for indices, _ in found])
+    column = np.concatenate([indices for indices, _ in found])
+    counts = np.concatenate([data for _, data in found])
+    profiles = csr_array((counts, (row, column)), shape=(len(found), outcomes))
+    return profiles, np.array([seen[profile] for profile in found], np.int64)
+
+
 def _draws(outcomes: Outcomes, seed: int, resamples: int) -> Iterator[Integers]:
     generator = np.random.default_rng(seed)
-    rows = int(outcomes.rows.sum())
-    at_a_time = max(1, CELLS_IN_MEMORY // len(outcomes.rows))
+    products = int(outcomes.products.sum())
+    at_a_time = max(1, CELLS_IN_MEMORY // (len(outcomes.rows) + len(outcomes.products)))
     for start in range(0, resamples, at_a_time):
         size = min(at_a_time, resamples - start)
-        yield generator.multinomial(rows, outcomes.rows / rows, size=size)
+        drawn = generator.multinomial(products, outcomes.products / products, size=size)
+        yield drawn @ outcomes.profiles
 
 
 def _membership(indices: Integers, classes: int) -> csr_array:
