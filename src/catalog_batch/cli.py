@@ -63,7 +63,7 @@ class BareRetry(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put ``all`` after a bare option."""
-        option, ends = "--retry-rejected", [*args[1:], "--"]
+        option, ends = "--retry-rejected", [*args, "--"][1:]
         whole = [
             f"{word}=all" if word == option and following.startswith("-") else word
             for word, following in zip(args, ends, strict=True)

@@ -162,6 +162,14 @@ def test_a_file_that_was_missing_and_is_there_is_to_do(policy: SourcePolicy, pho
     assert look(row(known_reason="missing", known_attempts=1), policy)["outcome"] == TO_DO
 
 
+@pytest.mark.parametrize("reason", ["missing", "outside_root"])
+def test_a_file_that_was_away_while_it_was_read_is_to_do(
+    policy: SourcePolicy, photo: bytes, reason: str
+) -> None:
+    """Looked at before, and so known by size and time; then the folder was swapped for a moment."""
+    assert look(known(photo, known_reason=reason, known_attempts=1), policy)["outcome"] == TO_DO
+
+
 def test_the_same_finding_without_a_file_is_no_new_attempt(policy: SourcePolicy) -> None:
     item = row(known_reason="missing", known_attempts=1)
     assert look(item, policy)["attempts"] is None

@@ -210,8 +210,15 @@ def test_a_table_that_was_not_created_is_refused_by_name(warehouse: Warehouse) -
         maintain(warehouse, tables.IMAGES)
 
 
+def test_a_warehouse_that_is_not_there_is_refused_and_not_made(warehouse: Warehouse) -> None:
+    with pytest.raises(MissingTableError, match=r"no table .*--warehouse"):
+        maintain(warehouse)
+    assert not Path(warehouse.root).exists()
+
+
 @pytest.mark.parametrize("job", ["ingest", "build-training-set", "score"])
 def test_maintenance_waits_for_no_job_that_writes(job: str, warehouse: Warehouse) -> None:
+    warehouse.create(tables.LABELS)
     with (
         ledger.held_lock(ledger.lock_folder(warehouse.root) / f"job-{job}.lock", wait=False),
         pytest.raises(LockHeldError, match=f"job-{job}"),

@@ -21,6 +21,24 @@ def plan(mapping: dict[str, tuple[str, ...]], **earlier: tuple[str, ...]) -> Mig
     return plan_migration(TREE, earlier, mapping)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Home, Garden/Tools,Home/Tools\n", r"Line 2 .* another number of cells.*in quotes"),
+        ("Milk\n", r"Line 2 .* another number of cells.*leave the cell"),
+        ('Milk,"Drinks\nTea,Hot\n', r"cannot be read: unexpected end of data"),
+        ('Milk,"Drinks"s\n', r"cannot be read: ',' expected after '\"'"),
+    ],
+)
+def test_a_comma_or_a_quote_in_the_wrong_place_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "mapping.csv"
+    path.write_text(f"old_path,new_path\n{text}", encoding="utf-8")
+    with pytest.raises(BadInputError, match=words):
+        read_mapping(path)
+
+
 def test_a_renamed_category_stays_under_its_parent() -> None:
     found = plan({"Fruit/Pear": ("Fruit/Pears",)})
     assert found.tree == TREE - {"Fruit/Pear"} | {"Fruit/Pears"}

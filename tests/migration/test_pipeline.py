@@ -185,9 +185,15 @@ def test_a_run_that_was_killed_is_completed_by_the_next(
     assert {row[0] for row in versions} == {1, 2}
 
 
+@pytest.mark.parametrize("named", [{"Fruit/Apple"}, {"Fruit/Apple", "Fruit/Pear", "Milk"}])
 def test_a_run_that_was_killed_is_completed_after_the_tree_has_grown(
-    shop: Warehouse, mapping: Given, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    shop: Warehouse,
+    mapping: Given,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    named: set[str],
 ) -> None:
+    """Of old paths, sellers have named some again, or all of the mapping and none below them."""
     path = mapping.of(MAPPING)
 
     def dies(frame: Any, table: tables.Table) -> int:
@@ -198,7 +204,7 @@ def test_a_run_that_was_killed_is_completed_after_the_tree_has_grown(
         migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
     monkeypatch.undo()
     tree = shop.read(tables.CATEGORIES).where("taxonomy_version = 2").collect()
-    grown = category_rows(sorted({*(row["path"] for row in tree), "Fruit/Apple", "Tea"}), 3)
+    grown = category_rows(sorted({*(row["path"] for row in tree), *named, "Tea"}), 3)
     shop.append(shop.spark.createDataFrame(grown, tables.CATEGORIES.schema), tables.CATEGORIES)
     migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
     assert {product: row[:2] for product, row in published(shop).items()} == {

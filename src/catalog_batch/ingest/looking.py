@@ -105,7 +105,10 @@ def look_at(row: dict[str, Any], root: ImageRoot, policy: SourcePolicy) -> dict[
     file = root.find(row["source_uri"])
     if isinstance(file, Rejection):
         return plan | _rejected(file, row, None)
-    if row["known_reason"] and _is_refused_file(row, file) and _is_remembered(row, policy):
+    # A plain file that was found had only been away, though its size and time are the same.
+    was_away = row["known_reason"] in (Reason.MISSING, Reason.OUTSIDE_ROOT) and not file.member
+    is_known = row["known_reason"] and not was_away
+    if is_known and _is_refused_file(row, file) and _is_remembered(row, policy):
         remembered = Rejection(Reason(row["known_reason"]), "")
         return plan | _rejected(remembered, row, file) | {"attempts": None}
     if row["known_image_id"] and _is_shown_file(row, file) and not row["sha256"]:

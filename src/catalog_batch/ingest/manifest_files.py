@@ -152,11 +152,27 @@ def _read_metadata(path: Path) -> Iterator[dict[str, str]]:
         raise ManifestError(f"{str(path)!r} is not UTF-8: {error}. Convert it first.") from error
 
 
+def _parse_csv(path: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str, str]]:
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ManifestError(
+                    f"Line {reader.line_num} of {str(path)!r} has another number of cells than the "
+                    f"{len(reader.fieldnames or [])} of its first line. Put text with a comma in "
+                    "quotes."
+                )
+            yield {key: value for key, value in row.items() if key}
+    except csv.Error as error:
+        raise ManifestError(
+            f"{str(path)!r} cannot be read up to line {reader.line_num}: {error}. Look for a quote "
+            "that is not closed."
+        ) from error
+
+
 def _parse_metadata(path: Path) -> Iterator[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
-            for row in csv.DictReader(file):
-                yield {key: value for key, value in row.items() if key and value is not None}
+            yield from _parse_csv(path, csv.DictReader(file, strict=True))
             return
         for number, line in enumerate(file, start=1):
             try:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from catalog_batch import leases, ledger, tables
 from catalog_batch.config import MaintenanceSettings
-from catalog_batch.errors import BadInputError
+from catalog_batch.errors import BadInputError, MissingTableError
 from catalog_batch.maintenance import files
 from catalog_batch.maintenance.files import DataFile, Rewritten
 from catalog_batch.runs import Run, Status
@@ -99,9 +99,14 @@ def maintain_tables(
 
     Raises:
         LockHeldError: When a job that writes tables is at work.
-        MissingTableError: When a table in ``only`` has not been created.
+        MissingTableError: When a table in ``only`` has not been created, or none at all.
     """
     wanted = only or [table for table in ALL_TABLES if warehouse.exists(table)]
+    if not wanted:  # Said before a lock makes a folder of what may be a slip of the pen.
+        raise MissingTableError(
+            f"There is no table in the warehouse {warehouse.root!r}. Check --warehouse, or run "
+            "ingest first."
+        )
     with _writers_kept_out(warehouse.root, dry_run):
         staged = files.old_staging_folders(
             warehouse, run.started_at - timedelta(hours=settings.retention_hours)

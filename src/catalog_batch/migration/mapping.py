@@ -52,11 +52,12 @@ def read_mapping(path: Path) -> dict[str, Paths]:
     Several rows with one old path are a split, an empty new path withdraws it.
 
     Raises:
-        BadInputError: When it cannot be read, lacks a column or an old path, or says nothing.
+        BadInputError: When it cannot be read, lacks a column or an old path, says nothing, or has a
+            line of more or fewer cells than the first, as where a path with a comma has no quotes.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
             if missing:
                 raise BadInputError(
@@ -65,6 +66,12 @@ def read_mapping(path: Path) -> dict[str, Paths]:
                 )
             found: dict[str, set[str]] = {}
             for row in reader:
+                if None in row or None in row.values():
+                    raise BadInputError(
+                        f"Line {reader.line_num} of the mapping {str(path)!r} has another number "
+                        "of cells than its first line. Put a path with a comma in quotes, and "
+                        "leave the cell of a withdrawn category empty."
+                    )
                 old, new = (normalise_path(row[name]) for name in COLUMNS)
                 if old is None:
                     raise BadInputError(

@@ -60,6 +60,7 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
         MissingTableError: When nothing was ingested yet.
     """
     wanted = read_mapping(mapping)
+    warehouse.version(tables.CATEGORIES)  # Refuses a wrong folder before a lock makes it.
     with _kept_out(warehouse.root, dry_run):
         plan = _plan(warehouse, wanted)
         changes = plan.migration.changes if plan.migration else {}
@@ -100,10 +101,9 @@ def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
     newest = _trees_since(warehouse, version).get(version, set())
     if is_applied(mapping, newest, moves.new_paths):
         return _Plan(version, None, moves)
-    tree = newest
-    if not mapping.keys() <= newest:
-        trees = _trees_since(warehouse, moves.version)
-        tree = without_killed_run(trees, moves.new_paths, mapping) or newest
+    # Also where its old paths are all there: a manifest may have named them again since.
+    trees = _trees_since(warehouse, moves.version)
+    tree = without_killed_run(trees, moves.new_paths, mapping) or newest
     planned = plan_migration(tree, moves.new_paths, mapping)
     if planned.tree != newest:
         version += 1
