@@ -368,6 +368,13 @@ class PromoteSettings(_Section):
     max_calibration_error: float = Field(default=0.1, ge=0, le=1)
     """Most that confidences may be off from the share that is right, on average."""
 
+    min_test_rows: int = Field(default=20, ge=1)
+    """Test rows below which no figure says enough to promote by."""
+
+    allow_doubt: bool = False
+    """Whether a challenger may have been trained on some test rows, as one may that went on from a
+    bundle of another split: its figures are too good then."""
+
 
 class ScoreSettings(_Section):
     """Predicting categories for stored images."""

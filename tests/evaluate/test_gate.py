@@ -17,6 +17,8 @@ LAX = Bounds(
     max_class_loss=1,
     min_class_rows=1,
     max_calibration_error=1,
+    min_test_rows=1,
+    allow_doubt=False,
 )
 
 
@@ -72,7 +74,7 @@ def test_a_figure_passes_at_its_bound_and_not_beyond(
 
 
 def test_the_first_model_is_held_to_the_absolute_bounds_alone() -> None:
-    strict = Bounds(0.9, 0.5, 0.0, 1, 0.01)
+    strict = Bounds(0.9, 0.5, 0.0, 1, 0.01, min_test_rows=1, allow_doubt=False)
     checks = by_name("aabb", answers("aaba", 0.75), None, strict)
     assert [(check.name, check.champion, check.passed) for check in checks.values()] == [
         ("min_accuracy", None, False),

@@ -46,6 +46,7 @@ class Shop:
             "max_class_loss": 1,
             "min_class_rows": 1,
             "max_calibration_error": 1,
+            "min_test_rows": 1,
         }
         return Settings.model_validate(
             {"warehouse": str(self.root), "promote": {**lax, **promote}, "score": {"batch_size": 4}}

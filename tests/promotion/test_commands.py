@@ -13,6 +13,7 @@ LAX = [
     "--set=promote.min_accuracy=0.5",
     "--set=promote.max_class_loss=1",
     "--set=promote.max_calibration_error=0.5",
+    "--set=promote.min_test_rows=1",
 ]
 
 

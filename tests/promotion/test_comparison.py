@@ -23,7 +23,7 @@ from catalog_batch.promotion.contest import checks_table
 from catalog_batch.split_rows import find_split_rows
 from catalog_batch.taxonomy import category_id
 
-LAX = Bounds(0, -1, 1, 1, 1)
+LAX = Bounds(0, -1, 1, 1, 1, min_test_rows=1, allow_doubt=False)
 TEST = [CLASSES[index % 3] for index in range(11)]
 
 
@@ -73,7 +73,7 @@ def test_each_model_answers_every_row_in_order(shop: Shop, monkeypatch: pytest.M
     rows = find_split_rows(str(shop.root), 1, "test")
     assert (rows.rows, rows.version) == (11, 1)
     compare(rows, bundles[0], bundles[1], LAX, 4, Moves())
-    true, *answered, _ = seen
+    true, *answered, _, _ = seen
     assert true.tolist() == TEST
     for answers, (categories, shares) in zip(answered, expected, strict=True):
         assert answers.categories.tolist() == categories

@@ -231,12 +231,26 @@ def test_classes_that_the_challenger_lacks_are_told(
     assert "Shop/shoes" in caplog.text
 
 
-def test_what_makes_a_challengers_figures_doubtful_is_told(
+def test_a_challenger_that_may_have_seen_test_rows_is_told_and_refused(
     shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     tags = {DOUBT: "It has seen 3 test rows."}
-    promote(f"catalogue/{shop.add_model('bags', logit=4, tags=tags).version}")
+    doubtful = f"catalogue/{shop.add_model('bags', logit=4, tags=tags).version}"
+    with pytest.raises(GateRefusedError, match=r"promote\.allow_doubt is false"):
+        promote(doubtful)
     assert "catalogue/3: It has seen 3 test rows." in caplog.text
+    [row] = shop.read("promotions")
+    assert [check["name"] for check in row["checks"] if not check["passed"]] == ["allow_doubt"]
+    assert promote(doubtful, allow_doubt=True).status == "published"
+
+
+def test_few_test_rows_are_not_enough_and_classes_of_few_are_told_not_to_be_checked(
+    shop: Shop, promote: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(GateRefusedError, match=r"promote\.min_test_rows is 9, and there are 8"):
+        promote(min_test_rows=9)
+    promote(min_test_rows=8, min_class_rows=5)
+    assert "max_class_loss is not checked: no class has promote.min_class_rows = 5" in caplog.text
 
 
 def test_the_tables_files_are_leased_while_rows_are_read(

@@ -43,6 +43,8 @@ class Bounds:
     max_class_loss: float
     min_class_rows: int
     max_calibration_error: float
+    min_test_rows: int
+    allow_doubt: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,10 @@ class Check:
 
     def __str__(self) -> str:
         """Return bound and figures as a part of a sentence."""
+        if self.name == "min_test_rows":
+            return f"promote.{self.name} is {self.bound:g}, and there are {self.rows:,} test rows"
+        if self.name == "allow_doubt":
+            return f"promote.{self.name} is false, and it may have seen some of the test rows"
         where = f" of {self.category_path!r}" if self.category_path else ""
         figures = [
             f"{value:.6g} for the {model}"
@@ -104,7 +110,11 @@ class _Figures:
 
 
 def check_challenger(
-    true: Names, challenger: Answers, champion: Answers | None, bounds: Bounds
+    true: Names,
+    challenger: Answers,
+    champion: Answers | None,
+    bounds: Bounds,
+    is_doubtful: bool = False,
 ) -> list[Check]:
     """Compare a challenger with the bounds and with the champion.
 
@@ -114,9 +124,11 @@ def check_challenger(
         champion: None for a model that has no champion: then only ``min_accuracy`` and
             ``max_calibration_error`` apply.
         bounds: That must hold; a figure that equals its bound passes.
+        is_doubtful: Whether the challenger may have been trained on some of the rows.
 
     Returns:
-        A check of each bound that applies. Without rows only ``min_accuracy``, not passed.
+        A check of each bound that applies; of ``min_test_rows`` and ``allow_doubt`` only where they
+        fail. Without rows only ``min_accuracy``, not passed.
     """
     if not len(true):
         return [Check("min_accuracy", bounds.min_accuracy, None, None, passed=False, rows=0)]
@@ -140,6 +152,10 @@ def check_challenger(
             len(true),
         ),
     ]
+    if len(true) < bounds.min_test_rows:
+        checks.append(_without_figures("min_test_rows", bounds.min_test_rows, len(true)))
+    if is_doubtful and not bounds.allow_doubt:
+        checks.append(_without_figures("allow_doubt", 0, len(true)))
     if champion and old:
         checks += [
             Check(
@@ -158,6 +174,10 @@ def check_challenger(
 def lost_classes(challenger: Mapping[str, str], champion: Mapping[str, str]) -> list[str]:
     """Return the paths of the champion's classes that the challenger lacks, of both by id."""
     return sorted(path for category, path in champion.items() if category not in challenger)
+
+
+def _without_figures(name: str, bound: float, rows: int) -> Check:
+    return Check(name, bound, None, None, passed=False, rows=rows)
 
 
 def _figures(true: Names, answers: Answers) -> _Figures:

@@ -25,6 +25,7 @@ def compare(
     bounds: Bounds,
     batch_size: int,
     moves: Moves,
+    is_doubtful: bool = False,
 ) -> list[Check]:
     """Let both models answer for all rows, and check the bounds.
 
@@ -41,6 +42,7 @@ def compare(
         bounds: That must hold.
         batch_size: Images at a time.
         moves: Where categories of earlier trees are now.
+        is_doubtful: Whether the challenger may have been trained on some of the rows.
 
     Raises:
         TrainingDataError: When rows cannot be read, or an image of theirs not be decoded.
@@ -56,7 +58,11 @@ def compare(
                     contestant.answer(batch)
             advance(len(batch.image_ids))
     return check_challenger(
-        np.concatenate(true), first.answers(), second.answers() if second else None, bounds
+        np.concatenate(true),
+        first.answers(),
+        second.answers() if second else None,
+        bounds,
+        is_doubtful,
     )
 
 

@@ -79,13 +79,20 @@ def hold_contest(
             rows = find_split_rows(settings.warehouse, version, "test", table_id)
             if champion and other:
                 _warn_of_seen_rows(settings.warehouse, rows, bundle.spec, champion, other.spec)
-            checks = compare(rows, bundle, other, bounds, settings.score.batch_size, moves)
+            doubt = DOUBT in challenger.tags
+            checks = compare(rows, bundle, other, bounds, settings.score.batch_size, moves, doubt)
     except (BadInputError, ModelRefusedError) as error:
         if not force:
             raise
         logger.warning("%s is not compared with any: %s", name_of(challenger), error)
         return Contest(challenger, champion, version, None, ())
     _warn_of_lost_classes(challenger, bundle, other, moves)
+    if any(check.name == "max_class_loss" and not check.rows for check in checks):
+        logger.warning(
+            "promote.max_class_loss is not checked: no class has promote.min_class_rows = %d "
+            "test rows",
+            bounds.min_class_rows,
+        )
     return Contest(challenger, champion, version, rows.rows, tuple(checks))
 
 
