@@ -75,4 +75,4 @@ def test_the_training_page_names_every_setting_that_exists() -> None:
     where = {"ray_address", "cpus_per_worker", "max_failures", "model_name", "weights_sha256"}
     where |= {"reader_threads", "decode_threads", "shuffle_rows", "stall_seconds"}
     where |= {"trackers", "mlflow_uri", "wandb_mode"}
-    assert set(TrainSettings.model_fields) - how - where == {"epochs", "patience", "seed"}
+    assert set(TrainSettings.model_fields) - how - where == {"epochs", "seed"}
