@@ -190,6 +190,7 @@ def training_rows(warehouse: Warehouse, start: int) -> Any:
 
 
 def test_staging_folders_older_than_the_retention_are_removed(warehouse: Warehouse) -> None:
+    warehouse.create(tables.LABELS)
     staging = Path(warehouse.root) / "_staging"
     old, fresh = staging / "refused-old" / "part.parquet", staging / "refused-new" / "part.parquet"
     for path in (old, fresh):
