@@ -2,6 +2,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -236,36 +237,31 @@ def test_the_confusion_matrix_has_true_classes_as_rows() -> None:
     assert evaluation.accuracy == pytest.approx(1 / 3)
 
 
-def test_training_stops_after_patience_and_flags_the_best_epoch() -> None:
-    # The labels turn round after the second epoch: from there on the validation loss rises.
-    labels = iter([0, 0, 2, 2, 2, 2, 2])
+def fit_while_labels_turn(validation_labels: list[int], **changes: Any) -> FitState:
+    """Train on class 0; each epoch's validation rows are of the next of these classes."""
+    labels = iter(validation_labels)
     batch = batch_of(8)._replace(labels=torch.zeros(8, dtype=torch.int64))
     network = small_network()
-    state = fit(
+    return fit(
         network,
         Recipe(network, RecipeSettings(learning_rate=1e-2), 1),
         lambda epoch, first: [batch],
         lambda: [batch._replace(labels=torch.full((8,), next(labels)))],
-        replace(SETTINGS, epochs=20, patience=2),
+        replace(SETTINGS, **changes),
         HOOKS,
     )
+
+
+def test_training_stops_after_patience_and_flags_the_best_epoch() -> None:
+    # The labels turn round after the second epoch: from there on the validation loss rises.
+    state = fit_while_labels_turn([0, 0, 2, 2, 2, 2, 2], epochs=20, patience=2)
     assert [report.improved for report in state.history] == [True, True, False, False]
     assert state.best_loss == state.history[1].validation_loss
     assert state.epochs_without_improvement == 2
 
 
 def test_the_last_weights_are_kept_when_asked_for_and_all_epochs_run() -> None:
-    labels = iter([0, 2, 2, 2])
-    batch = batch_of(8)._replace(labels=torch.zeros(8, dtype=torch.int64))
-    network = small_network()
-    state = fit(
-        network,
-        Recipe(network, RecipeSettings(learning_rate=1e-2), 1),
-        lambda epoch, first: [batch],
-        lambda: [batch._replace(labels=torch.full((8,), next(labels)))],
-        replace(SETTINGS, epochs=4, patience=1, keep_last=True),
-        HOOKS,
-    )
+    state = fit_while_labels_turn([0, 2, 2, 2], epochs=4, patience=1, keep_last=True)
     assert [report.improved for report in state.history] == [True] * 4
     losses = [report.validation_loss for report in state.history]
     assert state.best_loss == losses[0] < losses[-1]
