@@ -42,6 +42,24 @@ def moved(spark: SparkSession, moves: Moves = MOVES, **changes: Any) -> dict[str
     return dict(found.asDict(recursive=True))
 
 
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("Apple", "Pome"),
+        ("Apple/Red/Gala", "Pome/Red/Gala"),
+        ("Milk", None),
+        ("Milk/Goat", None),
+        ("Tea/Green", None),
+        ("Apples/Red", "Apples/Red"),
+        # Another category went on from where this one would be.
+        ("Fruit/Kiwi/Gold", "Exotic/Gold"),
+    ],
+)
+def test_a_new_category_below_one_that_moved_follows_it(path: str, place: str | None) -> None:
+    moves = Moves(7, {**MOVES.new_paths, "Fruit": ("Plants",), "Plants/Kiwi": ("Exotic",)})
+    assert moves.place(path) == place
+
+
 def guesses_of(row: dict[str, Any]) -> list[tuple[str, float]]:
     names = {category_id(name): name for name in ("Apple", "Pear", "Pome", "Nut", "Milk", "Fruit")}
     return [(names[guess["category_id"]], guess["confidence"]) for guess in row["top_k"]]

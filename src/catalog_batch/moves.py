@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from catalog_batch import ledger
-from catalog_batch.taxonomy import category_id
+from catalog_batch.taxonomy import ancestors, category_id
 
 TABLE = "taxonomy_changes"
 
@@ -41,6 +41,19 @@ class Moves:
     def now(self, category: str) -> str:
         """Return the id that a category has now; its own after a split or withdrawal."""
         return self.ids_now.get(category, category)
+
+    def place(self, path: str) -> str | None:
+        """Return where a category is now, or a new one would be: below a moved one it follows.
+
+        None when it, or the nearest of those above it that are gone, was split or withdrawn.
+        """
+        for above in reversed(ancestors(path)):
+            if above in self.new_paths:
+                new, rest = self.new_paths[above], path.removeprefix(above)
+                if len(new) != 1:
+                    return None
+                return self.place(new[0] + rest) if rest else new[0]
+        return path
 
     def classes_now(self, paths: Mapping[str, str]) -> dict[str, str]:
         """Return the paths of categories, given by id, as they are now, by the ids of now."""

@@ -122,6 +122,24 @@ def test_a_second_run_finds_nothing_to_do_and_makes_no_version(cared_for: Kept) 
     assert json.loads(cared_for.second.status_line())["status"] == "nothing_to_do"
 
 
+def test_an_optimize_that_delta_can_no_longer_read_counts_as_none(warehouse: Warehouse) -> None:
+    """Delta clears its log of a month ago up to a checkpoint, by whole days."""
+    append_labels(warehouse, files=20)
+    assert maintain(warehouse, tables.LABELS).status is Status.PUBLISHED
+    log = Path(warehouse.path(tables.LABELS)) / "_delta_log"
+    [merged] = [p for p in log.glob("*.json") if '"operation":"OPTIMIZE"' in p.read_text("utf-8")]
+    for start in range(20, 240, 20):
+        append_labels(warehouse, files=1, start=start)
+    assert list(log.glob("*.checkpoint.parquet"))
+    for path in log.glob("*.json"):
+        if path.name < merged.name:
+            path.unlink()
+    warehouse.spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
+    before = rows_of(warehouse, tables.LABELS)
+    assert maintain(warehouse, tables.LABELS).status is Status.PUBLISHED
+    assert rows_of(warehouse, tables.LABELS) == before
+
+
 def test_the_sessions_settings_are_as_before(cared_for: Kept) -> None:
     conf = cared_for.warehouse.spark.conf
     for name in ("optimize.maxFileSize", "optimize.minFileSize", "vacuum.logging.enabled"):

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from catalog_batch import ledger, tables
 from catalog_batch.errors import BadInputError, LockHeldError
+from catalog_batch.ingest.publication import publish_labels
 from catalog_batch.ingest.transforms import category_rows
 from catalog_batch.migration.pipeline import migrate_taxonomy
 from catalog_batch.moved_rows import with_current_label
@@ -140,6 +141,32 @@ def test_a_seller_who_uses_the_old_name_contradicts_nobody(
     migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
     shop.register()
     assert shop.spark.sql("SELECT * FROM review_queue").collect() == []
+
+
+def test_a_new_category_below_an_old_name_grows_where_that_is_now(
+    shop: Warehouse,
+    mapping: Given,
+    make_run: MakeRun,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    tree = shop.read(tables.CATEGORIES).where("taxonomy_version = 2").collect()
+    named = {"p2": "Milk/Oat", "p3": "Milk/Soy", "p4": "Fruit/Pear/Big"}
+    products = shop.spark.createDataFrame(
+        [(product, category_id(path), path) for product, path in named.items()],
+        "product_id string, category_id string, category_path string",
+    )
+    for changed in (8 + 2, 0):
+        assert publish_labels(shop, products, make_run("ingest")) == changed
+    newest = shop.read(tables.CATEGORIES).where("taxonomy_version = 3").collect()
+    assert {row["path"] for row in newest} == {row["path"] for row in tree} | {"Drinks/Milk/Soy"}
+    labels = {row["product_id"]: row["category_id"] for row in shop.read(tables.LABELS).collect()}
+    # A category that was there keeps its name of then, as all of the product's history does.
+    assert labels["p2"] == category_id("Milk/Oat")
+    assert labels["p3"] == category_id("Drinks/Milk/Soy")
+    assert "'Fruit/Pear/Big'" in caplog.text
+    migrate_taxonomy(shop, mapping.of("old_path,new_path\nDrinks,D\n"), make_run("migrate"))
+    assert read_moves(shop.root).place("Milk/Soy") == "D/Milk/Soy"
 
 
 def test_the_same_mapping_again_changes_nothing(

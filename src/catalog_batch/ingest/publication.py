@@ -3,7 +3,8 @@
 A run that is killed between two of them is completed by the next one: each commit is idempotent.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Set
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -20,6 +21,8 @@ from catalog_batch.ingest.staged_images import STAGED_SCHEMA
 from catalog_batch.moves import read_moves
 from catalog_batch.runs import Run
 from catalog_batch.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 _LISTED = (
     (tables.PRODUCTS, ["product_id"]),
@@ -109,26 +112,40 @@ def stage_products(
 
 
 def publish_labels(warehouse: Warehouse, products: DataFrame, run: Run) -> int:
-    """Commit the categories of staged products, and the seller's labels."""
-    labels = products.transform(transforms.select_seller_labels, run.started_at, run.run_id)
+    """Commit the categories of staged products, and the seller's labels.
+
+    A category that moved is not made again for sellers who still use its old name, nor for a new
+    one below it: that grows where the old one is now.
+    """
+    moves = read_moves(warehouse.root)
+    named = products.select("category_path").where("category_path IS NOT NULL").distinct().collect()
+    places = {row["category_path"]: moves.place(row["category_path"]) for row in named}
+    new = {path: place for path, place in places.items() if path not in moves.new_paths}
+    if nowhere := sorted(path for path, place in new.items() if place is None):
+        logger.warning(
+            "%d new categories are below one that was split or withdrawn, and in no tree, such as "
+            "%r: no model learns them. Ask the sellers for another category.",
+            len(nowhere),
+            nowhere[0],
+        )
+    elsewhere = {path: place for path, place in new.items() if place and place != path}
+    labels = products.transform(transforms.with_place, elsewhere).transform(
+        transforms.select_seller_labels, run.started_at, run.run_id
+    )
     unlabelled = products.where(F.col("category_id").isNull())
-    changed = _publish_categories(warehouse, products)
+    changed = _publish_categories(warehouse, {place for place in places.values() if place})
     changed += warehouse.upsert(labels, tables.LABELS)
     return changed + warehouse.delete(
         unlabelled.withColumn("source", F.lit("seller")), tables.LABELS
     )
 
 
-def _publish_categories(warehouse: Warehouse, products: DataFrame) -> int:
-    """Write the whole tree as a new version when the manifest names a category it lacks."""
+def _publish_categories(warehouse: Warehouse, paths: Set[str]) -> int:
+    """Write the whole tree as a new version when it lacks one of the paths."""
     stored = warehouse.read(tables.CATEGORIES).select("taxonomy_version", "path").distinct()
     rows = stored.collect()
     newest = max((row["taxonomy_version"] for row in rows), default=0)
     known = {row["path"] for row in rows if row["taxonomy_version"] == newest}
-    named = products.select("category_path").where("category_path IS NOT NULL").distinct().collect()
-    # A category that moved is not made again for sellers who still use its old name.
-    retired = read_moves(warehouse.root).new_paths
-    paths = {row["category_path"] for row in named} - set(retired)
     if paths <= known:
         return 0
     tree = transforms.category_rows(sorted(known | paths), newest + 1)

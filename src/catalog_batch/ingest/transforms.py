@@ -1,6 +1,6 @@
 """Steps of ingest as functions from frame to frame; all narrow rows, no image bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pyspark.sql import Column, DataFrame, Window
@@ -11,6 +11,7 @@ from catalog_batch.imaging import Reason
 from catalog_batch.ingest.manifests import with_given_split
 from catalog_batch.ingest.nights import Night
 from catalog_batch.ingest.policy import INGESTED, REJECTED, TO_DO, UNCHANGED
+from catalog_batch.spark import lookup
 
 KEY = ["product_id", "source_uri"]
 PASSING_REASONS = (
@@ -300,6 +301,16 @@ def with_stored_columns(products: DataFrame, stored: DataFrame, absent: list[str
     if not kept:
         return products
     return products.drop(*kept).join(stored.select("product_id", *kept), "product_id", "left")
+
+
+def with_place(products: DataFrame, places: Mapping[str, str]) -> DataFrame:
+    """Give products the category that stands, by path, for theirs."""
+    if not places:
+        return products
+    path = F.coalesce(lookup(places, F.col("category_path")), "category_path")
+    return products.withColumn("category_path", path).withColumn(
+        "category_id", category_id(F.col("category_path"))
+    )
 
 
 def select_seller_labels(products: DataFrame, now: datetime, run_id: str) -> DataFrame:
