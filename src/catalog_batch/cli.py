@@ -790,6 +790,12 @@ def tell_epoch(event: dict[str, Any]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    elif event["event"] == "checkpoint_refused":
+        logger.warning(
+            "checkpoint %s is damaged (%s): training goes on from the one before, if there is one",
+            event["checkpoint"],
+            event["problem"],
+        )
     elif event["event"] not in ("progress", "system"):
         logger.info("training: %s", event)
 

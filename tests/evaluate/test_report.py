@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import confusion_matrix, f1_score
 from tests.evaluate.samples import predicted_as, predictions_of, simulated
 
 from catalog_batch.evaluate.judgement import Decider, Judgement, fit_decider, judge
 from catalog_batch.evaluate.predictions import Predictions
 from catalog_batch.evaluate.report import (
+    TOP_LOSSES,
     Champion,
     ReportInputs,
     figure_title,
@@ -285,6 +287,38 @@ def test_pairs_and_losses_show_the_photos_of_their_rows(bare: ReportInputs) -> N
     test = bare.predictions["test"]
     from_wrong = set(test.image_ids[~test.correct].tolist())
     assert from_wrong & set(asked)
+
+
+def section(page: str, name: str) -> str:
+    [found] = re.findall(rf'<section id="{name}".*?</section>', page, re.DOTALL)
+    return str(found)
+
+
+def ids_in(html: str) -> list[str]:
+    return re.findall("<code>(.*?)</code>", html)
+
+
+def test_pairs_losses_and_classes_are_the_worst_of_the_test_rows(
+    inputs: ReportInputs, page: str
+) -> None:
+    test = inputs.predictions["test"]
+    logits = test.logits / inputs.judgement.decider.temperature
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    own = shares[np.arange(test.rows), test.labels] / shares.sum(axis=1)
+    assert ids_in(section(page, "losses")) == test.image_ids[np.argsort(own)[:TOP_LOSSES]].tolist()
+    matrix = confusion_matrix(test.labels, test.predicted)
+    np.fill_diagonal(matrix, 0)
+    true, taken_for = np.unravel_index(matrix.argmax(), matrix.shape)
+    first, *_ = section(page, "pairs").split('<div class="pair">')[1:]
+    mistaken, typical = first.split("looks like")
+    wrong = test.image_ids[(test.labels == true) & (test.predicted == taken_for)]
+    right = test.image_ids[(test.labels == taken_for) & test.correct]
+    assert 0 < len(ids_in(mistaken)) == len(set(ids_in(mistaken)) & set(wrong.tolist()))
+    assert 0 < len(ids_in(typical)) == len(set(ids_in(typical)) & set(right.tolist()))
+    order = np.argsort(f1_score(test.labels, test.predicted, average=None))
+    rows = section(page, "classes").split("<tbody>")[1].split("<tr")[1:]
+    named = [int(found) for row in rows for found in re.findall(r"Class (\d)", row)[:1]]
+    assert named == order.tolist()
 
 
 def test_the_comparison_counts_new_and_gone_mistakes(inputs: ReportInputs, page: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from torchvision.models import list_models, squeezenet1_1
+from torchvision.models import get_model_weights, list_models, squeezenet1_1
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.heads import classifier_name
@@ -237,6 +237,25 @@ def test_imagenet_weights_that_cannot_be_downloaded_say_what_to_give_instead(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(BadInputError, match="Give the path of a state_dict file"):
         build_network(SMALL, 5, "imagenet")
+
+
+def test_imagenet_weights_go_into_all_but_the_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
+) -> None:
+    """As torchvision publishes them: the file's name ends in the first digits of its hash."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    published = tmp_path / f"squeezenet1_1-{digest[:8]}.pth"
+    weights.rename(published)
+    enum = get_model_weights(SMALL)
+    monkeypatch.setattr(enum.DEFAULT.value, "url", published.as_uri())
+    network = build_network(SMALL, 5, "imagenet")
+    assert (tmp_path / "home" / "hub" / "checkpoints" / published.name).is_file()
+    state = torch.load(published, weights_only=True)
+    head = classifier_name(network)
+    loaded = {name: value for name, value in network.state_dict().items() if head not in name}
+    assert loaded
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
 def test_imagenet_weights_are_taken_from_the_cache_only_if_they_are_whole(

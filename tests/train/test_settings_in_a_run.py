@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.train.small import SMALL
 from torch import nn
@@ -45,20 +46,27 @@ CASES: dict[str, dict[str, Any]] = {
     # Not 0.5: the mean of the two steps is where half of the second one leads, as by `schedule`.
     "ema_decay": {"ema_decay": 0.25},
     "precision": {"precision": "bf16"},
+    "freeze": {"freeze": "backbone"},
+    "freeze: up to a layer": {"freeze": "features.9"},
 }
 """Two batches an epoch, so that a schedule has a second step to be seen in."""
 
 
-def losses(table: Path, runs: Path, name: str, changes: dict[str, Any]) -> tuple[float, float]:
-    """Train an epoch with the changed settings, without a bundle; returns both its losses."""
+def trained(table: Path, runs: Path, name: str, changes: dict[str, Any]) -> Path:
+    """Train an epoch with the changed settings, without a bundle; returns the last checkpoint."""
     small = {**SMALL, "architecture": "squeezenet1_1", "epochs": 1, "shuffle_rows": 8}
     settings = TrainSettings(**{**small, **changes})
     planned = plan_training(str(table), None, settings, runs, name)
     run_workers(planned.settings, planned.snapshot, planned.folder)
     newest, _ = checkpoints.newest_whole(planned.folder)
     assert newest is not None
-    [report] = checkpoints.read_state(newest).history
-    return report.train_loss, report.validation_loss
+    return newest
+
+
+def losses(checkpoint: Path) -> tuple[float, ...]:
+    """Return the losses of training and validation, epoch by epoch."""
+    history = checkpoints.read_state(checkpoint).history
+    return tuple(loss for report in history for loss in (report.train_loss, report.validation_loss))
 
 
 def test_each_setting_changes_the_losses_of_a_run_in_a_way_of_its_own(
@@ -68,10 +76,43 @@ def test_each_setting_changes_the_losses_of_a_run_in_a_way_of_its_own(
     # Classes of unlike size, for what balances them.
     uneven = [row for row in rows if row["category_id"] != "lamps" or row["product_id"] in "p1 p4"]
     table = write_table(tmp_path / "t", uneven)
-    alike: dict[tuple[float, float], list[str]] = defaultdict(list)
+    alike: dict[tuple[float, ...], list[str]] = defaultdict(list)
     for number, (name, changes) in enumerate(CASES.items()):
-        alike[losses(table, tmp_path / "runs", f"r{number}", changes)].append(name)
+        alike[losses(trained(table, tmp_path / "runs", f"r{number}", changes))].append(name)
     assert [names for names in alike.values() if len(names) > 1] == [[DEFAULT, SAME_AS_DEFAULT]]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_statistics_stay_those_of_the_start(
+    tmp_path: Path, training_table: Path, frozen: bool
+) -> None:
+    changes = {"architecture": "mobilenet_v3_small", "freeze_statistics": frozen}
+    last = trained(training_table, tmp_path, "r", changes)
+    weights = checkpoints.read_weights(last, checkpoints.BEST)
+    means = [value for name, value in weights.items() if name.endswith("running_mean")]
+    assert [bool(mean.any()) for mean in means] == [not frozen] * len(means) != []
+
+
+def test_a_compiled_run_trains_as_a_plain_one_and_compiles_anew_for_what_it_thaws(
+    tmp_path: Path, training_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the C++ that is made of the graph: torch compiles that for minutes."""
+    compiled: list[nn.Module] = []
+    compile_network = nn.Module.compile
+
+    def traced(network: nn.Module) -> None:
+        compiled.append(network)
+        compile_network(network, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    thawing = {"epochs": 2, "freeze": "backbone", "unfreeze_every": 1}
+    plain = trained(training_table, tmp_path, "plain", thawing)
+    assert compiled == []
+    fast = trained(training_table, tmp_path, "fast", {**thawing, "compile": True})
+    assert len(compiled) == 2
+    assert losses(fast) == pytest.approx(losses(plain))
+    names = [list(checkpoints.read_weights(c, checkpoints.BEST)) for c in (plain, fast)]
+    assert names[0] == names[1]
 
 
 def test_a_networks_weights_have_the_memory_order_of_the_pictures() -> None:

@@ -36,6 +36,7 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.threads import torch_threads
 from catalog_batch.train import checkpoints, cluster, trainer, worker
 from catalog_batch.train.cluster import StopOnBadInput, as_our_error, device_for
+from catalog_batch.train.events import PASSING
 from catalog_batch.train.recipe import make_optimizer
 from catalog_batch.train.reports import FitState, PartialEpoch
 from catalog_batch.train.trainer import TrainedModel, require_recipe, train_classifier
@@ -161,6 +162,16 @@ def test_a_finished_run_gives_its_model_again_without_training(
     assert events == []
 
 
+def assert_an_epoch_was_lost_at_the_most(events: list[Event]) -> None:
+    """Whoever begins from the start again comes to the same figures, only later."""
+    [resumed] = [event for event in events if event["event"] == "resumed"]
+    epochs = [event["epoch"] for event in events if event["event"] == "epoch"]
+    before = [event["event"] for event in events[: events.index(resumed)]].count("epoch")
+    assert before >= 1
+    assert resumed["epoch"] in (before - 1, before)
+    assert epochs == [*range(before), *range(resumed["epoch"], 2)]
+
+
 @pytest.mark.end_to_end
 def test_a_killed_worker_costs_no_row_and_changes_no_result(
     ray_run: RayRun, tmp_path: Path
@@ -176,7 +187,7 @@ def test_a_killed_worker_costs_no_row_and_changes_no_result(
     table = ray_run.runs.parent / "training_examples"
     on_event = kill_a_worker_after_the_first_epoch
     model = train(table, tmp_path, version=0, num_workers=2, on_event=on_event)
-    assert "resumed" in [event["event"] for event in events]
+    assert_an_epoch_was_lost_at_the_most(events)
     assert [report.train_rows for report in model.history] == [48, 48]
     assert model.metrics == ray_run.model.metrics
 
@@ -198,7 +209,7 @@ def test_a_worker_killed_within_an_epoch_costs_no_row_and_changes_no_result(
     on_event = kill_a_worker_in_the_second_epoch
     changes = {"num_workers": 2, "checkpoint_minutes": 1e-6}
     model = train(table, tmp_path, version=0, on_event=on_event, **changes)
-    assert "resumed" in [event["event"] for event in events]
+    assert_an_epoch_was_lost_at_the_most(events)
     assert [report.train_rows for report in model.history] == [48, 48]
     assert [report.train_loss for report in model.history] == [
         report.train_loss for report in ray_run.model.history
@@ -422,6 +433,27 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     assert resumed.metrics == model.metrics
 
 
+@pytest.mark.end_to_end
+def test_two_workers_go_on_from_before_a_damaged_checkpoint(
+    ray_run: RayRun, tmp_path: Path
+) -> None:
+    runs = copy_of(ray_run.runs.parent, tmp_path)
+    for checkpoint in runs.glob("run-1/checkpoint_*"):
+        if checkpoints.is_final(checkpoint):
+            (checkpoint / checkpoints.BEST).write_bytes(b"cut off")
+    events: list[Event] = []
+    resumed = train(
+        ray_run.runs.parent / "training_examples",
+        runs,
+        version=0,
+        num_workers=2,
+        on_event=events.append,
+    )
+    told = [event["event"] for event in events if event["event"] not in PASSING]
+    assert told == ["device", "checkpoint_refused", "resumed", "evaluated"]
+    assert resumed.metrics == ray_run.model.metrics
+
+
 def test_settings_that_change_what_a_run_is_are_refused_by_name(
     local_run: tuple[Path, TrainedModel], tmp_path: Path
 ) -> None:
@@ -539,6 +571,33 @@ def test_what_cannot_be_trained_is_refused_before_ray_starts(
         train(training_table, tmp_path / "runs", **{"num_workers": 2, **changes})
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_workers": 11},
+        {"version": 5},
+        {"architecture": "resnet0"},
+        {"unfreeze_every": 2},
+        {"warmup_epochs": 2},
+        {"freeze": "features.99"},
+        {"precision": "fp16"},
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_weights_are_downloaded(
+    training_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    def download(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a download was started")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    small = {"weights": "imagenet", "image_side": 32}
+    with pytest.raises(AssertionError, match="a download was started"):
+        train(training_table, tmp_path / "runs", **small)
+    with pytest.raises(CatalogBatchError):
+        train(training_table, tmp_path / "runs", **{**small, **changes})
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(
@@ -563,6 +622,16 @@ def test_a_process_of_a_cluster_that_sees_no_gpu_leaves_them_to_its_workers(
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     require_recipe(wanted)
     require_recipe(halved)
+
+
+def test_what_a_gpu_alone_can_do_is_refused_where_there_is_not_one_for_each_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    require_recipe(settings_for_test(device="auto", precision="fp16", num_workers=1))
+    with pytest.raises(BadInputError, match="fp16"):
+        require_recipe(settings_for_test(device="auto", precision="fp16", num_workers=2))
 
 
 def test_settings_that_can_be_trained_do_start_ray(
@@ -681,6 +750,18 @@ def test_the_newest_whole_checkpoint_is_found_and_the_damaged_ones_named(tmp_pat
     newest, damaged = checkpoints.newest_whole(tmp_path)
     assert newest == tmp_path / "checkpoint_000002"
     assert damaged == {"checkpoint_000003": "changed files ['state.json']"}
+
+
+@pytest.mark.parametrize("manifest", ["null", "7", "[]", "{}", "[1]", '{"state.json": 1}', "{", ""])
+def test_a_checkpoint_whose_manifest_was_damaged_is_not_gone_on_from(
+    tmp_path: Path, manifest: str
+) -> None:
+    for epoch in (1, 2):
+        checkpoints.keep(written(tmp_path, FitState(epoch=epoch)), f"{epoch:06d}")
+    (tmp_path / "checkpoint_000002" / checkpoints.MANIFEST).write_text(manifest)
+    newest, damaged = checkpoints.newest_whole(tmp_path)
+    assert newest == tmp_path / "checkpoint_000001"
+    assert [*damaged] == ["checkpoint_000002"]
 
 
 def saved(run_folder: Path, state: FitState) -> Path:

@@ -131,8 +131,10 @@ def damage(folder: Path) -> str:
     """Say what is wrong with a checkpoint; an empty text when it is whole."""
     try:
         hashes = read_json(folder, MANIFEST)
+        if STATE not in hashes:
+            return f"{MANIFEST} does not name {STATE}"
         changed = [name for name, digest in hashes.items() if _sha256(folder / name) != digest]
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return f"changed files {changed}" if changed else ""
 

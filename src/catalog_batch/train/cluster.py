@@ -203,16 +203,15 @@ def _gpus(settings: TrainSettings) -> int:
     return int(resources.get("GPU", 0))
 
 
-def refuse_missing_gpus(settings: TrainSettings) -> None:
-    """Refuse GPUs that this machine has not, before Ray starts on it.
-
-    Those of a cluster are counted when it is there.
+def expected_device(settings: TrainSettings) -> str:
+    """Return what ``device_for`` will, before Ray starts; of a cluster's GPUs the best is expected.
 
     Raises:
         ConfigError: As ``device_for``.
     """
-    if not may_have_other_gpus(settings):
-        device_for(settings, torch.cuda.device_count())
+    needed = max(1, settings.num_workers)
+    gpus = needed if may_have_other_gpus(settings) else torch.cuda.device_count()
+    return device_for(settings, gpus)[0]
 
 
 def may_have_other_gpus(settings: TrainSettings) -> bool:

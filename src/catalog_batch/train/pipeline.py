@@ -169,6 +169,15 @@ def _registered(
     def record_first(first: ModelVersion) -> None:
         entry = Entry(clock(), first.model_name, Action.FIRST, first.version, None, run.run_id)
         promotions_table.record(settings.warehouse, entry, champion=None)
+        accuracy, least = trained.metrics.get("test_accuracy"), settings.promote.min_accuracy
+        if accuracy is None or accuracy < least:
+            logger.warning(
+                "%s becomes champion, as the first of its name: its accuracy on test rows is %s, "
+                "and promote.min_accuracy %g. Look at its report before score publishes answers",
+                first.reference,
+                "unknown" if accuracy is None else f"{accuracy:.3f}",
+                least,
+            )
 
     with held_aliases(settings.warehouse):
         versions_before = len(registry.list_versions())

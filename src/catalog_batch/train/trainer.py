@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from catalog_batch import ledger
 from catalog_batch.config import TrainSettings
@@ -26,7 +25,7 @@ from catalog_batch.modeling.freezing import Freezing
 from catalog_batch.modeling.networks import build_network, refuse_untrainable, require_one_network
 from catalog_batch.modeling.starting import is_bundle
 from catalog_batch.train import checkpoints, events
-from catalog_batch.train.cluster import may_have_other_gpus, refuse_missing_gpus, run_workers
+from catalog_batch.train.cluster import expected_device, run_workers
 from catalog_batch.train.readers import preprocessing_for, scoring_preprocessing_for
 from catalog_batch.train.recipe import refuse_unfit
 from catalog_batch.train.reports import EpochReport
@@ -303,11 +302,9 @@ def require_recipe(settings: TrainSettings) -> None:
     Raises:
         BadInputError: Naming them.
     """
-    refuse_missing_gpus(settings)
-    may_have_gpu = torch.cuda.is_available() or may_have_other_gpus(settings)
-    device = "cuda" if settings.device == "gpu" or may_have_gpu else "cpu"
+    kind = expected_device(settings)
     refuse_contradictions(settings)
-    refuse_unfit(recipe_settings(settings), "cpu" if settings.device == "cpu" else device)
+    refuse_unfit(recipe_settings(settings), "cuda" if kind == "gpu" else "cpu")
 
 
 def refuse_contradictions(settings: TrainSettings) -> None:
