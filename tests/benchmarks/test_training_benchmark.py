@@ -316,6 +316,14 @@ def test_the_settings_of_the_run_are_known_ones() -> None:
         assert given.epochs == {**settings, **start}["epochs"]
 
 
+def test_the_newest_result_is_of_the_settings_that_stand_there() -> None:
+    results = (grocery_store.ROOT / "benchmarks" / "results").glob("training-grocery-store_*.json")
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+    newest = max(found, key=lambda result: str(result["measured_at"]))
+    assert newest["settings"] == grocery_store.read_settings(grocery_store.SETTINGS)
+    assert not (newest["quick"] or newest["forced"])
+
+
 def test_figures_are_those_of_the_model_on_the_test_split(tmp_path: Path) -> None:
     row = {"model_version": 1, "name": "accuracy", "low": 0.7, "high": 0.9, "run_id": "r"}
     rows = [
