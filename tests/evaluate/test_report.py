@@ -289,6 +289,16 @@ def test_pairs_and_losses_show_the_photos_of_their_rows(bare: ReportInputs) -> N
     assert from_wrong & set(asked)
 
 
+@pytest.mark.parametrize(
+    ("keep", "which"), [("best", "the one with the lowest validation loss"), ("last", "the last")]
+)
+def test_the_epoch_whose_weights_are_kept_is_told(
+    inputs: ReportInputs, keep: str, which: str
+) -> None:
+    text = render_report(replace(inputs, champion=None, settings={"keep": keep}))
+    assert f"whose weights are kept: {which}.</p>" in section(text, "training")
+
+
 def section(page: str, name: str) -> str:
     [found] = re.findall(rf'<section id="{name}".*?</section>', page, re.DOTALL)
     return str(found)
