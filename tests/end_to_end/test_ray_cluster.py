@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,13 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 SMALL = ["--set=train.weights=none", "--set=train.image_side=64", "--set=train.epochs=1"]
 HEAD = [
     "--node-ip-address=127.0.0.1",
+    # Its server takes jobs.
+    "--include-dashboard=true",
     "--dashboard-host=127.0.0.1",
     "--disable-usage-stats",
     "--num-cpus=2",
     "--object-store-memory=100000000",
 ]
-HAS_JOBS = find_spec("aiohttp_cors") is not None
-"""Whether Ray's own extra ``default`` is installed, whose server takes jobs."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,8 @@ def cluster() -> Iterator[Cluster]:
     # A short path: sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
-        with_jobs = f"--include-dashboard={str(HAS_JOBS).lower()}"
         head = subprocess.Popen(
-            [BIN / "ray", "start", "--head", "--block", *HEAD, *options, with_jobs],
+            [BIN / "ray", "start", "--head", "--block", *HEAD, *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -87,7 +85,6 @@ def test_training_runs_on_a_cluster_given_by_address(warehouse: Path, cluster: C
     assert cluster.workers_of_training()
 
 
-@pytest.mark.skipif(not HAS_JOBS, reason="ray job submit needs ray[default], which is not pinned")
 def test_training_is_a_job_that_a_cluster_is_given(warehouse: Path, cluster: Cluster) -> None:
     before = cluster.workers_of_training()
     where = ["--set=train.ray_address=auto", "--set=train.model_name=submitted"]
