@@ -93,6 +93,8 @@ def test_a_second_night_changes_nothing(line: Line) -> None:
     *_, ingested_again, scored_again = line.commands
     assert ingested_again.status["counts"]["ingested"] == 0
     assert ingested_again.status["status"] == scored_again.status["status"] == "nothing_to_do"
+    # Known before Spark was asked anything.
+    assert not scored_again.status.get("counts")
     once = (
         "products",
         "product_images",
@@ -184,10 +186,14 @@ def test_of_two_scorers_at_once_one_publishes_and_the_other_says_so(line: Line) 
 
 def test_decisions_that_the_gate_refuses_exit_30_and_the_old_ones_are_served(line: Line) -> None:
     before = DeltaTable(f"{line.warehouse}/product_predictions").version()
-    refused = line.run("score", "--set=score.max_abstained_share=0")
+    # Another bound alone decides nothing anew.
+    assert line.run("score", "--set=score.max_abstained_share=0").exit_code == 10
+    strict = ("--set=score.max_abstained_share=0", "--set=score.min_confidence=0.51")
+    refused = line.run("score", *strict)
     assert (refused.exit_code, refused.status["exit_code"]) == (30, 30), refused.errors
     assert refused.status["status"] == "refused"
     assert "score.max_abstained_share" in refused.status["error"]
+    assert refused.status["counts"] == {"images_scored": 0, "images_failed": 0, "images_left": 0}
     assert DeltaTable(f"{line.warehouse}/product_predictions").version() == before
     logged = rows_of(line, "run_log", "run_id", "exit_code")
     assert {"run_id": refused.status["run_id"], "exit_code": 30} in logged

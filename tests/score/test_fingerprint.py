@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from delta.tables import DeltaTable
 from tests.score.shop import NOW, SETTINGS, OpenShop, Shop
 
 from catalog_batch import tables
@@ -46,6 +47,14 @@ def test_a_night_is_done_once_all_of_it_was_scored_and_as_long_as_nothing_change
     assert not done(shop)
     shop.score_and_log()
     assert done(shop)
+
+    # Table care leaves the rows as they are, and the bounds what has passed them.
+    images = shop.warehouse.path(tables.IMAGES)
+    version = shop.warehouse.version(tables.IMAGES)
+    DeltaTable.forPath(shop.warehouse.spark, images).optimize().executeCompaction()
+    assert shop.warehouse.version(tables.IMAGES) == version + 1
+    assert done(shop)
+    assert done(shop, max_drift=1.0, batch_size=7)
 
     # What is published was changed by somebody else.
     shop.warehouse.append(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from tests.score.shop import UNDECODABLE, OpenShop, Shop
 
 from catalog_batch import tables
@@ -108,3 +109,21 @@ def test_another_run_that_writes_images_at_once_is_noticed_and_the_next_run_comp
             shop.score()
     assert shop.score().run.status is Status.PUBLISHED
     assert content(shop) == undisturbed
+
+
+def test_another_run_that_scores_the_same_images_meanwhile_is_noticed(
+    fresh: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two MERGEs of the same images the later one inserts none, and does not fail."""
+    shop = fresh.copy(tmp_path)
+    check = pipeline.check_calls
+
+    def overtaken(staged: DataFrame, *others: Any) -> int:
+        theirs = staged.withColumn("run_id", F.lit("theirs"))
+        with shop.warehouse.stamped(run_id="theirs"):
+            shop.warehouse.insert_new(theirs, tables.IMAGE_PREDICTIONS)
+        return check(staged, *others)
+
+    monkeypatch.setattr(pipeline, "check_calls", overtaken)
+    with pytest.raises(ConcurrentWriteError, match=r"'image_predictions'.* of run 'theirs'"):
+        shop.score()

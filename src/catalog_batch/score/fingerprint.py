@@ -12,6 +12,17 @@ from catalog_batch.runs import RUN_LOG
 
 INPUTS = ("images", "product_images", "products", "taxonomy_changes")
 OUTPUTS = ("image_predictions", "product_predictions")
+DECIDING_NOTHING = {
+    "model",
+    "batch_size",
+    "keep_embeddings",
+    "max_abstained_share",
+    "max_drift",
+    "max_failed_share",
+    "min_gate_products",
+}
+"""Settings by which what was decided, and passed, would be decided alike."""
+
 DECIDED_FROM = ("product_images", "products", "image_predictions")
 """What a product's decision is made of; each row is stamped with the run that wrote it last."""
 
@@ -28,24 +39,28 @@ def fingerprint(model: ModelVersion, settings: ScoreSettings, versions: Versions
 
     Args:
         model: Whose digest counts, and not its alias.
-        settings: All of the section, for most of them change a decision.
+        settings: All of the section but ``DECIDING_NOTHING``.
         versions: Of ``INPUTS`` before the run read them, and of ``OUTPUTS`` after it wrote them.
     """
     parts = {
         "model": [model.model_name, model.version, model.digest],
         # Another release may decide otherwise.
         "release": metadata.version("catalog-batch"),
-        "settings": settings.model_dump(mode="json", exclude={"model"}),
+        "settings": settings.model_dump(mode="json", exclude=DECIDING_NOTHING),
         "versions": dict(versions),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def is_done(root: str, job: str, model: ModelVersion, settings: ScoreSettings) -> bool:
-    """Return whether a run of before left nothing to do, and nothing has changed since."""
-    made_of = fingerprint(model, settings, versions_of(root, INPUTS + OUTPUTS))
-    same = ledger.find_rows(root, RUN_LOG, (), {"job": job, "made_of": made_of})
-    return next(same, None) is not None
+    """Return whether a run of before left nothing to do, and no row has changed since."""
+    before = _last_complete(root, job, model, settings)
+    return before is not None and all(_keeps_rows(root, before, name) for name in before)
+
+
+def _keeps_rows(root: str, before: Versions, name: str) -> bool:
+    is_same = before[name] == ledger.table_version(root, name)
+    return is_same or _writers(root, before, name) == set()
 
 
 def writers_since_last(

@@ -143,10 +143,12 @@ def score_catalogue(
             )
             warehouse.read_logs(tables.IMAGES, tables.PRODUCT_IMAGES, tables.IMAGE_PREDICTIONS)
             warehouse.clear_staging(JOB)
-            with warehouse.stamped(**stamp):
+            with warehouse.stamped(**stamp), alone(warehouse, tables.IMAGE_PREDICTIONS, run):
                 scored, failed, left = _score_images(
                     warehouse, model, udf, settings, run, read, scope
                 )
+        # Now, as the versions: these images stay scored when the decisions are refused.
+        run.counts = {"images_scored": scored, "images_failed": failed, "images_left": left}
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS, tables.RUN_LOG)
         read |= warehouse.versions(tables.IMAGE_PREDICTIONS)
         with (
@@ -157,14 +159,9 @@ def score_catalogue(
             products_changed = _decide_products(
                 warehouse, model, spec, settings, run, read, scope, changed
             )
-        decisions = _count_decisions(warehouse, model, scope)
+        decisions = _count_decisions(warehouse, model, read, scope)
     run.rows_out = products_changed
-    run.counts = {
-        "images_scored": scored,
-        "images_failed": failed,
-        "images_left": left,
-        **decisions,
-    }
+    run.counts |= decisions
     versions = {**read, **left_at}
     run.table_versions = _of_tables(versions)
     run.details = {"model": f"{model.model_name}/{model.version}"}
@@ -217,20 +214,18 @@ def _score_images(
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
-                _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope, run)
-            _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope, run)
+                with alone(warehouse, tables.IMAGE_EMBEDDINGS, run):
+                    _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope)
+            _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope)
     return pending, failed, there - pending
 
 
-def _publish(
-    warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope, run: Run
-) -> None:
-    with alone(warehouse, table, run):
-        if scope.rescore:
-            # The time of scoring tells the next run what comes next.
-            warehouse.upsert(staged, table, restamp=True)
-        else:
-            warehouse.insert_new(staged, table)
+def _publish(warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope) -> None:
+    if scope.rescore:
+        # The time of scoring tells the next run what comes next.
+        warehouse.upsert(staged, table, restamp=True)
+    else:
+        warehouse.insert_new(staged, table)
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
@@ -377,8 +372,12 @@ def _predictions(warehouse: Warehouse, model: ModelVersion) -> DataFrame:
     )
 
 
-def _count_decisions(warehouse: Warehouse, model: ModelVersion, scope: Scope) -> dict[str, int]:
-    rows = warehouse.read(_target(scope))
+def _count_decisions(
+    warehouse: Warehouse, model: ModelVersion, read: Versions, scope: Scope
+) -> dict[str, int]:
+    """Return how many listed products in scope have each decision, whichever run made it."""
+    products = of_products(_listed(warehouse, tables.PRODUCTS, read), scope.products)
+    rows = warehouse.read(_target(scope)).join(products, "product_id", "left_semi")
     if scope.shadow:
         rows = rows.transform(transforms.keep_of_model, model.model_name, model.version)
     counted = rows.groupBy("decision").count().collect()
