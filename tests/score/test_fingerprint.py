@@ -56,6 +56,12 @@ def test_a_night_is_done_once_all_of_it_was_scored_and_as_long_as_nothing_change
     assert done(shop)
     assert done(shop, max_drift=1.0, batch_size=7)
 
+    gone = Path(shop.warehouse.path(tables.IMAGE_PREDICTIONS))
+    gone.rename(gone.with_name("elsewhere"))
+    assert not done(shop)
+    gone.with_name("elsewhere").rename(gone)
+    assert done(shop)
+
     # What is published was changed by somebody else.
     shop.warehouse.append(
         shop.warehouse.read(tables.PRODUCT_PREDICTIONS).limit(1), tables.PRODUCT_PREDICTIONS

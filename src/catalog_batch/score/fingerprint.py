@@ -59,8 +59,8 @@ def is_done(root: str, job: str, model: ModelVersion, settings: ScoreSettings) -
 
 
 def _keeps_rows(root: str, before: Versions, name: str) -> bool:
-    is_same = before[name] == ledger.table_version(root, name)
-    return is_same or _writers(root, before, name) == set()
+    now = ledger.table_version(root, name)
+    return before[name] == now or (now is not None and _writers(root, before, name) == set())
 
 
 def writers_since_last(
