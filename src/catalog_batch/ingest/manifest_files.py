@@ -15,6 +15,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 _METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 _FIRST_COLUMNS = ("product_id", "image_uri", "category")
 _MAX_LABEL_BYTES = 1_000_000
+_MAX_CELL = 131_072
 
 
 def write_manifest(folder: Path, target: Path) -> int:
@@ -153,6 +154,8 @@ def _read_metadata(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _parse_csv(path: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str, str]]:
+    # Of the whole process: reading a manifest raises it.
+    csv.field_size_limit(_MAX_CELL)
     try:
         for row in reader:
             if None in row or None in row.values():
