@@ -263,6 +263,10 @@ def train(
 
     The first model of a name becomes champion, later ones challenger. The same command with the
     same --run-name goes on where the run stopped.
+
+    In _runs/NAME of the warehouse it leaves report.html, for people, and the bundle; the figures
+    are in the tables evaluation_metrics and class_metrics. What does not fit is refused before Ray
+    starts (exit code 20), weights that are not the network's too (40).
     """
 
     def work(settings: Settings, run: Run) -> None:
