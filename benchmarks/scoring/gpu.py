@@ -1,14 +1,17 @@
 """How long does a GPU wait while our predictor decodes JPEGs for it?
 
     python -m benchmarks.scoring.gpu [--quick] [--force] [--data DIR] [--batch-size N]
-        [--threads N] [--device cpu]
+        [--threads N] [--tasks N] [--device cpu]
 
-A bundle of a ResNet-50 with random weights is written and loaded, and its one network runs in two
-lanes, in turn, with the same batch size, precision and memory layout:
+A bundle of a ResNet-50 with random weights is written and loaded, and runs in three lanes, in turn,
+with the same batch size, precision and memory layout:
 
 - bare: the network alone, on normalised batches that lie in the memory of the GPU;
-- catalog-batch: `Predictor.stream` from stored JPEGs, 256 px a side, to predictions, set up as a
-  task with a GPU sets it up: threads decode the next batches while one is on the GPU.
+- one task: `Predictor.stream` from stored JPEGs, 256 px a side, to predictions, set up as a task
+  with a GPU sets it up: threads decode the next batches while one is on the GPU;
+- several tasks: as many processes as Spark starts with `spark.task.resource.gpu.amount` of a part
+  of the GPU, each with its part of the threads. Python runs one thread of a process at a time
+  between two decoded pictures, so that one process alone cannot feed a fast GPU.
 
 Batches that warm up are dropped, and the median of the rounds counts. The share of the time that
 the GPU waits is not measured but derived: 1 - images x bare seconds an image / our seconds, the
@@ -23,15 +26,19 @@ torch, torchvision, numpy, Pillow and safetensors are enough: on a machine with 
 """
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 
 import numpy as np
 import torch
@@ -55,8 +62,12 @@ MEMORY_BATCHES = 8
 SAME_ENERGY = 1e-3
 """Relative difference up to which both lanes did the same."""
 
-BARE, OURS = "bare", "ours"
-TITLES = {BARE: "bare model, fed from the GPU's memory", OURS: "catalog-batch, from JPEG bytes"}
+BARE, OURS, SHARED = "bare", "ours", "shared"
+TITLES = {
+    BARE: "bare model, fed from the GPU's memory",
+    OURS: "catalog-batch, from JPEG bytes, one task",
+    SHARED: "catalog-batch, from JPEG bytes, {tasks} tasks",
+}
 
 
 @dataclass(frozen=True)
@@ -80,12 +91,18 @@ Seconds = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: on what, with how many images a batch, how many threads that decode."""
+    """What is measured: on what, with how many images a batch, how many threads that decode.
+
+    Those threads are one task's, or shared by several.
+    """
 
     device: str
     batch_size: int
     threads: int
+    tasks: int
     size: Size
+    patience: float = 300
+    """Seconds after which a process that does not answer has died."""
 
     @property
     def images(self) -> int:
@@ -143,6 +160,57 @@ def time_ours(task: Task, predictor: Predictor, photos: Sequence[bytes]) -> floa
     return time.perf_counter() - start
 
 
+@contextmanager
+def tasks_that_share(task: Task, folder: Path, photos: Sequence[bytes]) -> Iterator[Barrier]:
+    """Start the processes of the lane with several tasks; they are ready when this yields.
+
+    They take their images between two times that all meet at the barrier, until it is broken.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(task.tasks + 1, timeout=task.patience)
+    alone = replace(task, threads=max(1, task.threads // task.tasks))
+    given = (alone, folder, photos, barrier)
+    processes = [spawn.Process(target=_be_one_task, args=given) for _ in range(task.tasks)]
+    for process in processes:
+        process.start()
+    try:
+        barrier.wait()
+        yield barrier
+    finally:
+        barrier.abort()
+        for process in processes:
+            process.join()
+
+
+def _be_one_task(task: Task, folder: Path, photos: Sequence[bytes], barrier: Barrier) -> None:
+    _as_a_worker(task)
+    predictor = Predictor(load_bundle(folder), TOP_K, task.batch_size, task.device, task.threads)
+    answers = predictor.stream(cycle(photos))
+    _take(answers, task.size.warm_up * task.batch_size)
+    try:
+        barrier.wait()
+        while True:
+            barrier.wait()
+            _take(answers, task.images // task.tasks)
+            barrier.wait()
+    except BrokenBarrierError:
+        return  # all rounds are done
+
+
+def _as_a_worker(task: Task) -> None:
+    """Set the process up as one that scores."""
+    keep_freed_memory()
+    torch.set_num_threads(task.threads)
+
+
+def time_shared(barrier: Barrier) -> float:
+    """Return the seconds of a round of all tasks together."""
+    start = time.perf_counter()
+    barrier.wait()
+    barrier.wait()
+    return time.perf_counter() - start
+
+
 def _take(answers: Iterable[object], count: int) -> None:
     """Take answers; each is there only when the device has given it.
 
@@ -173,18 +241,21 @@ def require_same_answers(
 
 
 def measure_lanes(task: Task, photos: Sequence[bytes]) -> Seconds:
-    """Run both lanes round by round, on one network."""
-    found: Seconds = {BARE: [], OURS: []}
-    with tempfile.TemporaryDirectory(prefix="bench-scoring-") as folder:
-        bundle = load_bundle(random_bundle(task.size, Path(folder) / "bundle"))
-    predictor = Predictor(bundle, TOP_K, task.batch_size, task.device, task.threads)
-    batches = batches_on_device(task, bundle, photos)
-    require_same_answers(task, bundle, predictor, photos, batches[0])
-    for number in range(1, task.size.rounds + 1):
-        found[BARE].append(time_bare(task, bundle, batches))
-        found[OURS].append(time_ours(task, predictor, photos))
-        paces = ", ".join(f"{lane} {task.images / found[lane][-1]:,.1f}" for lane in found)
-        print(f"round {number}, images/s: {paces}", flush=True)
+    """Run the lanes round by round."""
+    found: Seconds = {BARE: [], OURS: [], SHARED: []}
+    with tempfile.TemporaryDirectory(prefix="bench-scoring-") as place:
+        folder = random_bundle(task.size, Path(place) / "bundle")
+        bundle = load_bundle(folder)
+        predictor = Predictor(bundle, TOP_K, task.batch_size, task.device, task.threads)
+        batches = batches_on_device(task, bundle, photos)
+        require_same_answers(task, bundle, predictor, photos, batches[0])
+        with tasks_that_share(task, folder, photos) as barrier:
+            for number in range(1, task.size.rounds + 1):
+                found[BARE].append(time_bare(task, bundle, batches))
+                found[OURS].append(time_ours(task, predictor, photos))
+                found[SHARED].append(time_shared(barrier))
+                paces = (f"{lane} {task.images / found[lane][-1]:,.1f}" for lane in found)
+                print(f"round {number}, images/s: {', '.join(paces)}", flush=True)
     return found
 
 
@@ -197,12 +268,12 @@ def ratio(found: Seconds, lane: str) -> float:
     return statistics.median(found[BARE]) / statistics.median(found[lane])
 
 
-def wait_share(found: Seconds) -> float:
-    """Return the share of our time in which the bare model would not have been busy.
+def wait_share(found: Seconds, lane: str) -> float:
+    """Return the share of a lane's time in which the bare model would not have been busy.
 
-    Both lanes take as many images. Never below 0: chance may find ours the faster one.
+    All lanes take as many images. Never below 0: chance may find ours the faster one.
     """
-    return max(0.0, 1 - ratio(found, OURS))
+    return max(0.0, 1 - ratio(found, lane))
 
 
 def page_of(task: Task, found: Seconds) -> str:
@@ -221,10 +292,10 @@ def page_of(task: Task, found: Seconds) -> str:
 def _line(task: Task, found: Seconds, lane: str) -> list[str]:
     paces = [task.images / seconds for seconds in found[lane]]
     return [
-        TITLES[lane],
+        TITLES[lane].format(tasks=task.tasks),
         f"{images_per_second(task, found, lane):,.1f} ({min(paces):,.1f}-{max(paces):,.1f})",
         f"{ratio(found, lane):.2f}",
-        f"{wait_share(found):.1%}" if lane == OURS else "",
+        "" if lane == BARE else f"{wait_share(found, lane):.1%}",
     ]
 
 
@@ -238,12 +309,13 @@ def question(task: Task) -> str:
     parts += ["on-cpu"] if task.device == "cpu" else []
     parts += [] if task.batch_size == BATCH else [f"batch{task.batch_size}"]
     parts += [] if task.threads == _cores() else [f"threads{task.threads}"]
+    parts += [] if task.tasks == _usual_tasks() else [f"tasks{task.tasks}"]
     return "-".join(parts)
 
 
 def command_of(task: Task) -> str:
     """Return the command that makes this result."""
-    options = f"--batch-size {task.batch_size} --threads {task.threads}"
+    options = f"--batch-size {task.batch_size} --threads {task.threads} --tasks {task.tasks}"
     options += " --device cpu" if task.device == "cpu" else ""
     return f"python -m benchmarks.scoring.gpu {options}"
 
@@ -259,11 +331,14 @@ def result_of(task: Task, found: Seconds) -> dict[str, object]:
         "precision": "fp32",
         "batch_size": task.batch_size,
         "threads": task.threads,
+        "tasks": task.tasks,
         "images": task.images,
         "seconds": found,
         "images_per_second": {lane: images_per_second(task, found, lane) for lane in found},
         "ratio": ratio(found, OURS),
-        "wait_share": wait_share(found),
+        "wait_share": wait_share(found, OURS),
+        "ratio_shared": ratio(found, SHARED),
+        "wait_share_shared": wait_share(found, SHARED),
     }
 
 
@@ -271,11 +346,16 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _usual_tasks() -> int:
+    return max(1, _cores() // 2)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argument_parser("Compare the predictor on a GPU with the bare model.")
     parser.add_argument("--device", choices=SIZES, default="cuda", help="cpu: to try the script")
     parser.add_argument("--batch-size", type=int, default=BATCH)
-    parser.add_argument("--threads", type=int, default=_cores(), help="that decode")
+    parser.add_argument("--threads", type=int, default=_cores(), help="that decode, of all tasks")
+    parser.add_argument("--tasks", type=int, default=_usual_tasks(), help="that share the GPU")
     return parser.parse_args()
 
 
@@ -285,11 +365,10 @@ def main() -> None:
         print("Skipped: PyTorch sees no GPU here. --device cpu tries the script on a CPU.")
         return
     size = (QUICK if given.quick else SIZES)[given.device]
-    task = Task(given.device, given.batch_size, given.threads, size)
+    task = Task(given.device, given.batch_size, given.threads, given.tasks, size)
     photos = stored_photos(size.photos, given.data.resolve())
     idle = require_idle(given.force)
-    keep_freed_memory()  # As a worker that scores does, and its number of threads.
-    torch.set_num_threads(task.threads)
+    _as_a_worker(task)
     found = measure_lanes(task, photos)
     told = {"quick": given.quick, "forced": given.force, "idle_before": idle}
     result = {**told, **result_of(task, found)}

@@ -116,7 +116,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self._paths[index]
         picture = PREPROCESSING.decode(path.read_bytes())
-        return torch.from_numpy(picture), self._labels[path.parent.name]
+        return torch.tensor(picture), self._labels[path.parent.name]
 
 
 def _rows(paths: Sequence[Path], labels: dict[str, int]) -> Iterator[tuple[bytes, int]]:

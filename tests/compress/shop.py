@@ -6,7 +6,7 @@ from tests.promotion.shop import CLASSES, SIDE, Shop, spec_of
 
 from catalog_batch.modeling.bundle import BundleSpec
 from catalog_batch.modeling.networks import build_network
-from catalog_batch.modeling.predictor import Image
+from catalog_batch.modeling.preprocessing import Picture
 from catalog_batch.registry import ModelVersion
 
 ARCHITECTURE = "resnet18"
@@ -33,7 +33,7 @@ def trained_network() -> torch.nn.Module:
     return network.eval()
 
 
-def pictures(count: int) -> list[Image]:
+def pictures(count: int) -> list[Picture]:
     """Draw pictures of soft noise, uint8 [side, side, 3]."""
     generator = np.random.default_rng(5)
     coarse = generator.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)

@@ -13,8 +13,8 @@ from catalog_batch.modeling.bundle import Bundle, BundleSpec, ClassLabel
 from catalog_batch.modeling.confidence import energies
 from catalog_batch.modeling.networks import build_network
 from catalog_batch.modeling.predictor import (
-    BATCHES_AHEAD,
     LEAST_SHARE,
+    SPARE_BATCHES,
     Failure,
     Prediction,
     Predictor,
@@ -105,7 +105,8 @@ def test_a_stream_is_answered_before_it_ends() -> None:
 
     predictor = Predictor(bundle_of(3), batch_size=2, decode_threads=1)
     assert isinstance(next(predictor.stream(endless())), Prediction)
-    assert len(taken) == 2 * (BATCHES_AHEAD + 1)
+    # What is answered, what the thread decodes and what is ready.
+    assert len(taken) == 2 * (1 + 1 + SPARE_BATCHES)
 
 
 def test_bad_neighbours_do_not_change_a_prediction() -> None:
@@ -120,7 +121,7 @@ def test_confidences_are_the_softmax_of_the_networks_logits() -> None:
     bundle = bundle_of(4)
     pixels = bundle.spec.preprocessing.decode(picture(1))
     with torch.inference_mode():
-        batch = bundle.spec.preprocessing.normalise(torch.from_numpy(pixels[None]))
+        batch = bundle.spec.preprocessing.normalise(torch.tensor(pixels[None]))
         expected = bundle.network(batch)[0].softmax(dim=0).tolist()
     prediction = the_prediction(Predictor(bundle).predict([picture(1)])[0])
     assert dict(prediction.top_k) == pytest.approx(
@@ -135,7 +136,7 @@ def test_confidences_are_the_softmax_of_logits_over_the_temperature() -> None:
     bundle = bundle_of(4)
     pixels = bundle.spec.preprocessing.decode(picture(1))
     with torch.inference_mode():
-        batch = bundle.spec.preprocessing.normalise(torch.from_numpy(pixels[None]))
+        batch = bundle.spec.preprocessing.normalise(torch.tensor(pixels[None]))
         expected = (bundle.network(batch)[0] / 0.25).softmax(dim=0).tolist()
     sharper = replace(bundle, spec=replace(bundle.spec, temperature=0.25))
     prediction = the_prediction(Predictor(sharper).predict([picture(1)])[0])
@@ -175,7 +176,7 @@ def test_equal_confidences_come_in_class_order() -> None:
 
 def test_a_picture_without_finite_logits_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.array([[1, 2], [np.nan, 1], [np.inf, 1], [3, 1]], np.float32)
-    monkeypatch.setattr(predictor, "logits_of", lambda network, steps, pixels: logits)
+    monkeypatch.setattr(predictor, "begin_logits", lambda network, steps, pixels: lambda: logits)
     contents = [picture(seed) for seed in range(4)]
     results = Predictor(bundle_of(2)).predict(contents)
     assert [getattr(result, "reason", "predicted") for result in results] == [
@@ -238,7 +239,7 @@ def test_the_energy_is_that_of_the_scaled_logits(temperature: float) -> None:
     bundle = bundle_of(3)
     bundle = replace(bundle, spec=replace(bundle.spec, temperature=temperature))
     steps = bundle.spec.preprocessing
-    pixels = torch.from_numpy(steps.decode(picture(1))[None])
+    pixels = torch.tensor(steps.decode(picture(1))[None])
     with torch.inference_mode():
         logits = bundle.network(steps.normalise(pixels))
     [result] = map(the_prediction, Predictor(bundle).predict([picture(1)]))

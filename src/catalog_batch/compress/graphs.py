@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catalog_batch.modeling.predictor import Image
-from catalog_batch.modeling.preprocessing import Preprocessing
+from catalog_batch.modeling.preprocessing import Picture, Preprocessing
 from catalog_batch.modeling.runtimes import LOGITS, PIXELS
 from catalog_batch.modeling.torch_variants import Normalised
 
@@ -55,7 +54,7 @@ def export_graph(network: nn.Module, preprocessing: Preprocessing, path: Path) -
         )
 
 
-def quantise_graph(graph: Path, images: Sequence[Image], path: Path) -> None:
+def quantise_graph(graph: Path, images: Sequence[Picture], path: Path) -> None:
     """Write a graph with weights and activations in int8, their ranges taken from pictures.
 
     Weights have a scale for each channel. They keep to 7 bits: processors without VNNI add two
@@ -127,13 +126,13 @@ def _makers_of_logits(graph: Path) -> list[str]:
 class _Pictures:
     """What ONNX Runtime calibrates with: batches by the input's name, then nothing."""
 
-    def __init__(self, images: Sequence[Image]) -> None:
+    def __init__(self, images: Sequence[Picture]) -> None:
         self._batches = self._cut(images)
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)
 
     @staticmethod
-    def _cut(images: Sequence[Image]) -> Iterator[dict[str, Any]]:
+    def _cut(images: Sequence[Picture]) -> Iterator[dict[str, Any]]:
         for start in range(0, len(images), CALIBRATION_BATCH):
             yield {PIXELS: np.stack(images[start : start + CALIBRATION_BATCH])}

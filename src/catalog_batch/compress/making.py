@@ -10,7 +10,7 @@ from torch import nn
 
 from catalog_batch.compress.graphs import export_graph, quantise_graph
 from catalog_batch.modeling.bundle import Bundle, golden_images, load_bundle, write_bundle
-from catalog_batch.modeling.predictor import Image
+from catalog_batch.modeling.preprocessing import Picture
 from catalog_batch.modeling.variants import VARIANTS, Variant, require_engine
 from catalog_batch.progress import progress_bar
 
@@ -32,7 +32,7 @@ class Made:
 def make_variants(
     source: Path,
     names: Iterable[str],
-    calibration: Sequence[Image],
+    calibration: Sequence[Picture],
     prune: Prune,
     place: Path,
 ) -> Made:
@@ -71,7 +71,7 @@ class _Workshop:
     """Makes what a variant is written from; each graph once."""
 
     def __init__(
-        self, trained: Bundle, calibration: Sequence[Image], prune: Prune, place: Path
+        self, trained: Bundle, calibration: Sequence[Picture], prune: Prune, place: Path
     ) -> None:
         self._trained = trained
         self._calibration = calibration

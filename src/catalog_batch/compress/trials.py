@@ -10,8 +10,7 @@ import numpy as np
 
 from catalog_batch.errors import TrainingDataError
 from catalog_batch.modeling.bundle import Bundle
-from catalog_batch.modeling.predictor import Image
-from catalog_batch.modeling.preprocessing import ImageDecodeError, Preprocessing
+from catalog_batch.modeling.preprocessing import ImageDecodeError, Picture, Preprocessing
 from catalog_batch.modeling.runtimes import Pixels, logits_of
 from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.progress import progress_bar
@@ -125,7 +124,7 @@ def run_trials(
     ]
 
 
-def decoded(batch: RowBatch, preprocessing: Preprocessing) -> list[Image]:
+def decoded(batch: RowBatch, preprocessing: Preprocessing) -> list[Picture]:
     """Return the pictures of some rows, uint8 [S, S, 3] each.
 
     Raises:
@@ -143,10 +142,10 @@ def decoded(batch: RowBatch, preprocessing: Preprocessing) -> list[Image]:
     return images
 
 
-def spread_images(rows: SplitRows, count: int, preprocessing: Preprocessing) -> Sequence[Image]:
+def spread_images(rows: SplitRows, count: int, preprocessing: Preprocessing) -> Sequence[Picture]:
     """Return ``count`` pictures at even distances over the rows, or all when there are fewer."""
     step = max(rows.rows // count, 1)
-    images: list[Image] = []
+    images: list[Picture] = []
     for batch in rows.batches(step):
         first = RowBatch(batch.image_ids[:1], batch.contents[:1], batch.category_ids[:1])
         images += decoded(first, preprocessing)

@@ -9,8 +9,8 @@ from torchvision.transforms import v2
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.draws import AUGMENTATION, drawing_from, epoch_generator
-from catalog_batch.modeling.preprocessing import IMAGENET_MEAN
-from catalog_batch.modeling.retouching import Colour, ColourJitter, Erasing, levels
+from catalog_batch.modeling.preprocessing import IMAGENET_MEAN, Colour
+from catalog_batch.modeling.retouching import ColourJitter, Erasing, levels
 from catalog_batch.modeling.warping import ArticleWarp, RandomCrop
 
 Step = Callable[[Tensor, torch.Generator], Tensor]

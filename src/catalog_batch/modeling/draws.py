@@ -30,6 +30,18 @@ def mixed_seed(seed: int, epoch: int, purpose: int, batch: int = 0) -> int:
     return int(np.random.SeedSequence([seed, epoch, purpose, batch]).generate_state(1)[0])
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the CPU and of a device, from which dropout draws.
+
+    ``torch.manual_seed`` also goes through kinds of devices that are not there, and for each of
+    them writes down where it was called from: half a millisecond, in every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def drawing_from(generator: torch.Generator) -> Iterator[None]:
     """Let torch's global generator draw what ``generator`` would, and put it back afterwards.

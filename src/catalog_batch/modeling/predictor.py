@@ -1,35 +1,30 @@
 """Bytes in, categories out: what a scoring worker does with a bundle, without Spark."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from catalog_batch.errors import BadInputError, ModelRefusedError
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.confidence import confidences, energies, sums_over
 from catalog_batch.modeling.preprocessing import ImageDecodeError
-from catalog_batch.modeling.runtimes import Graph, logits_of, on_device
+from catalog_batch.modeling.runtimes import Graph, Logits, Pixels, begin_logits, on_device
 from catalog_batch.modeling.spec import refuse_embeddings
 from catalog_batch.taxonomy import category_id, inner_nodes
 
 if TYPE_CHECKING:  # see runtimes.py
     from torch import Tensor
 
-BATCHES_AHEAD = 2
-"""Batches that threads decode while one goes through the network."""
+SPARE_BATCHES = 1
+"""That lie decoded, besides one that each thread works at."""
 
 LEAST_SHARE = 0.01
 """Confidences beyond the likeliest, and sums of them, count as nothing below it."""
-
-
-Image = npt.NDArray[np.uint8]
-"""uint8 [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,8 @@ class Predictor:
             top_k: Categories per picture; all of them when there are fewer.
             batch_size: Most pictures per forward pass, and held decoded at a time.
             device: ``cpu`` or ``cuda``; ``None`` stays where the bundle was loaded.
-            decode_threads: That decode ahead of the network; 0 takes the calling thread, which
-                on a single core is fastest.
+            decode_threads: That decode ahead of the network, a batch each; 0 takes the calling
+                thread, which on a single core is fastest.
             keep_embeddings: Whether predictions have one.
 
         Raises:
@@ -115,6 +110,7 @@ class Predictor:
         self._top_k = min(top_k, len(self._category_ids))
         self._batch_size = batch_size
         self._decoders = ThreadPoolExecutor(decode_threads, "decode") if decode_threads else None
+        self._ahead = decode_threads + SPARE_BATCHES
         if isinstance(bundle.network, Graph) and device not in (None, "cpu"):
             raise ModelRefusedError(
                 f"The model is the variant {bundle.spec.variant!r}, which runs on CPUs, and the "
@@ -122,14 +118,17 @@ class Predictor:
                 "executors without a GPU."
             )
         self._network = bundle.network if device is None else on_device(bundle.network, device)
-        self._given_to_head: list[Tensor] | None = None
+        self._is_on_gpu = (
+            not isinstance(self._network, Graph) and next(self._network.parameters()).is_cuda
+        )
+        self._embeddings: list[Tensor] | None = None
         if keep_embeddings:
             refuse_embeddings(bundle.spec)
             from catalog_batch.modeling.probe import Probe  # slow: it imports torchvision
 
-            self._given_to_head = given = []
+            self._embeddings = kept = []
             Probe(bundle.module)[0].register_forward_pre_hook(
-                lambda _, inputs: given.append(inputs[0])
+                lambda _, inputs: kept.append(_averaged(inputs[0]).to("cpu", non_blocking=True))
             )
 
     def predict(self, contents: Sequence[bytes | None]) -> list[Prediction | Failure]:
@@ -141,37 +140,69 @@ class Predictor:
 
         Some more than those answered are read: a batch, and with threads those decoded ahead.
         """
+        # A GPU works at a batch while the answers of the one before are put together.
+        most_begun = 2 if self._is_on_gpu else 1
+        begun = deque[_Begun]()
         for decoded in self._decoded(iter(contents)):
-            yield from self._predict_batch(decoded)
+            begun.append(self._begin(decoded))
+            if len(begun) == most_begun:
+                yield from self._answers(begun.popleft())
+        for last in begun:
+            yield from self._answers(last)
 
-    def _decoded(self, contents: Iterator[bytes | None]) -> Iterator[list[Image | Failure]]:
+    def _decoded(self, contents: Iterator[bytes | None]) -> Iterator["_Decoded"]:
+        batches = iter(lambda: list(islice(contents, self._batch_size)), [])
         if self._decoders is None:
-            while batch := list(islice(contents, self._batch_size)):
-                yield [self._decode(content) for content in batch]
+            yield from map(self._decode, batches)
             return
-        waiting = deque[list[Future[Image | Failure]]]()
-        while batch := list(islice(contents, self._batch_size)):
-            waiting.append([self._decoders.submit(self._decode, content) for content in batch])
-            if len(waiting) > BATCHES_AHEAD:
-                yield [decoding.result() for decoding in waiting.popleft()]
-        for decodings in waiting:
-            yield [decoding.result() for decoding in decodings]
+        # A batch a thread: for each picture alone they would wait for each other all the time.
+        waiting = deque[Future[_Decoded]]()
+        for batch in batches:
+            waiting.append(self._decoders.submit(self._decode, batch))
+            if len(waiting) > self._ahead:
+                yield waiting.popleft().result()
+        for decoding in waiting:
+            yield decoding.result()
 
-    def _predict_batch(self, decoded: Sequence[Image | Failure]) -> list[Prediction | Failure]:
-        images = [image for image in decoded if not isinstance(image, Failure)]
-        predictions = iter(self._classify(images) if images else [])
-        return [item if isinstance(item, Failure) else next(predictions) for item in decoded]
+    def _decode(self, contents: Sequence[bytes | None]) -> "_Decoded":
+        side = self._preprocessing.side
+        pixels = self._room((len(contents), side, side, 3))
+        failures, good = list[Failure | None](), 0
+        for content in contents:
+            if not content:
+                failures.append(Failure("no_content", "there are no bytes"))
+                continue
+            try:
+                pixels[good] = self._preprocessing.decode(content)
+            except ImageDecodeError as error:
+                failures.append(Failure("undecodable", str(error)))
+            else:
+                failures.append(None)
+                good += 1
+        return _Decoded(pixels[:good], failures)
 
-    def _decode(self, content: bytes | None) -> Image | Failure:
-        if not content:
-            return Failure("no_content", "there are no bytes")
-        try:
-            return self._preprocessing.decode(content)
-        except ImageDecodeError as error:
-            return Failure("undecodable", str(error))
+    def _room(self, shape: tuple[int, ...]) -> Pixels:
+        if not self._is_on_gpu:
+            return np.empty(shape, np.uint8)
+        import torch
 
-    def _classify(self, images: Sequence[Image]) -> list[Prediction | Failure]:
-        logits = logits_of(self._network, self._preprocessing, np.stack(images))
+        locked: Pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        return locked
+
+    def _begin(self, decoded: "_Decoded") -> "_Begun":
+        if not len(decoded.pixels):
+            return _Begun(decoded.failures)
+        wait = begin_logits(self._network, self._preprocessing, decoded.pixels)
+        embeddings = None if self._embeddings is None else self._embeddings.pop()
+        return _Begun(decoded.failures, wait, embeddings)
+
+    def _answers(self, begun: "_Begun") -> list[Prediction | Failure]:
+        predictions = iter([] if begun.wait is None else self._predictions(begun))
+        return [failure or next(predictions) for failure in begun.failures]
+
+    def _predictions(self, begun: "_Begun") -> list[Prediction | Failure]:
+        assert begun.wait is not None
+        logits = begun.wait()
         is_finite = np.isfinite(logits).all(axis=1)
         if not is_finite.all():
             logits = np.where(is_finite[:, None], logits, np.float32(0))
@@ -181,9 +212,9 @@ class Predictor:
         reach = (shares >= LEAST_SHARE).sum(axis=1)
         most = max(self._top_k, 2, int(reach.max()))
         best = np.argsort(-shares, axis=1, kind="stable")[:, :most]
-        embeddings: list[list[float]] = [[]] * len(images)
-        if self._given_to_head is not None:
-            embeddings = _averaged(self._given_to_head.pop()).tolist()
+        embeddings: list[list[float]] = [[]] * len(logits)
+        if begun.embeddings is not None:
+            embeddings = begun.embeddings.tolist()
         return [
             self._prediction(*row) if is_good else NOT_FINITE
             for is_good, *row in zip(
@@ -191,7 +222,7 @@ class Predictor:
                 np.take_along_axis(shares, best, axis=1).tolist(),
                 best.tolist(),
                 np.maximum(reach, self._top_k).tolist(),
-                np.array(sums).T.tolist() or [[]] * len(images),
+                np.array(sums).T.tolist() or [[]] * len(logits),
                 energies(logits, self._temperature).tolist(),
                 embeddings,
                 strict=True,
@@ -222,6 +253,27 @@ class Predictor:
             energy=energy,
             embedding=tuple(embedding),
         )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A batch."""
+
+    pixels: Pixels
+    """uint8 [N, S, S, 3] of those that could be decoded."""
+
+    failures: list[Failure | None]
+    """Of each of the batch; None where it could be."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that the network has been given, if there was anything to give it."""
+
+    failures: list[Failure | None]
+    wait: Callable[[], Logits] | None = None
+    embeddings: "Tensor | None" = None
+    """To be read after ``wait``."""
 
 
 def _averaged(given: "Tensor") -> "Tensor":

@@ -3,19 +3,27 @@
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:  # a driver that reads a bundle's description starts seconds earlier without it
+    import torch
     from torch import Tensor
+
+Colour = tuple[float, float, float]
+"""Red, green, blue, on a scale of 0 to 1."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 25_000_000
 """Pictures that claim more are not decoded: a file of 8 KB can claim a gigabyte of pixels."""
+
+Picture = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3]."""
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -40,11 +48,9 @@ class Preprocessing:
     resize_side: int
     """Length in pixels of the short side before the centre is cut out; at least ``side``."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Of red, green and blue, on a scale of 0 to 1."""
-
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Standard deviations, on the same scale."""
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+    """Standard deviations."""
 
     interpolation: Interpolation = "bilinear"
     """How pictures are resized; either looks at all pixels that become one, as Pillow does it."""
@@ -91,14 +97,14 @@ class Preprocessing:
         """Return the settings as JSON values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
-    def decode(self, content: bytes) -> npt.NDArray[np.uint8]:
+    def decode(self, content: bytes) -> Picture:
         """Decode a picture, resize its short side and cut out the centre.
 
         Expects an upright picture, as ingest stores them: a camera's orientation tag is not
         read. Transparent parts become white, and of an animation the first frame is taken.
 
         Returns:
-            uint8 [side, side, 3], red, green, blue.
+            uint8 [side, side, 3], red, green, blue; not to be written to.
 
         Raises:
             ImageDecodeError: For bytes that cannot be decoded, whatever is wrong with them.
@@ -106,9 +112,11 @@ class Preprocessing:
         """
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                return np.array(self._centre(_to_rgb(self._loaded(image))), dtype=np.uint8)
+                return np.asarray(self._centre(_to_rgb(self._loaded(image))))
         except (ImageDecodeError, MemoryError):
             raise
+        except UnidentifiedImageError as error:
+            raise ImageDecodeError(f"it begins like none of {', '.join(FORMATS)}.") from error
         except Exception as error:
             # Decoders raise OSError, ValueError, SyntaxError, struct.error and more on bad bytes,
             # and one bad picture must never cost the rows beside it.
@@ -124,8 +132,8 @@ class Preprocessing:
             float32 [N, 3, H, W] on the same device, in channels-last memory order.
         """
         pixels = images.permute(0, 3, 1, 2).float()
-        mean = pixels.new_tensor(self.mean).mul_(255).view(3, 1, 1)
-        std = pixels.new_tensor(self.std).mul_(255).view(3, 1, 1)
+        scaled = _scaled_on_gpu if images.is_cuda else _scaled
+        mean, std = (scaled(colour, images.device) for colour in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
 
     def _loaded(self, image: Image.Image) -> Image.Image:
@@ -147,6 +155,22 @@ class Preprocessing:
         box = (left, top, left + source_side, top + source_side)
         filter_ = Image.Resampling[self.interpolation.upper()]
         return image.resize((self.side, self.side), filter_, box=box)
+
+
+def _scaled(colour: Colour, device: "torch.device") -> "Tensor":
+    """Return red, green and blue on a scale of 0 to 255, float32 [3, 1, 1]."""
+    import torch
+
+    return torch.tensor(colour, device=device).mul_(255).view(3, 1, 1)
+
+
+@cache
+def _scaled_on_gpu(colour: Colour, device: "torch.device") -> "Tensor":
+    """Return the same, copied once: each copy waits until the GPU has done all it was given."""
+    import torch
+
+    with torch.inference_mode(False):  # else no gradient could ever pass it
+        return _scaled(colour, device)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

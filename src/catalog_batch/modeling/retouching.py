@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from catalog_batch.modeling.draws import draw_sides
-from catalog_batch.modeling.preprocessing import IMAGENET_MEAN
-
-Colour = tuple[float, float, float]
-"""Red, green and blue on a scale of 0 to 1."""
+from catalog_batch.modeling.preprocessing import IMAGENET_MEAN, Colour
 
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a pixel's brightness, as in ITU-R BT.601."""

@@ -6,6 +6,8 @@ without it, which is 2 s of a core before its first answer.
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +18,8 @@ from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.modeling.variants import Variant, require_engine
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
 PIXELS, LOGITS = "pixels", "logits"
 """Names of a graph's input, uint8 [N, S, S, 3], and of its output, float32 [N, classes]."""
@@ -50,14 +53,49 @@ def logits_of(network: Network, preprocessing: Preprocessing, pixels: Pixels) ->
     Returns:
         float32 [N, C].
     """
+    return begin_logits(network, preprocessing, pixels)()
+
+
+def begin_logits(
+    network: Network, preprocessing: Preprocessing, pixels: Pixels
+) -> Callable[[], Logits]:
+    """Begin what ``logits_of`` does; return the function that waits for the logits.
+
+    A GPU computes while the caller goes on, which must leave ``pixels`` as they are until then; it
+    copies them beside that from memory that is locked. A CPU has the logits already.
+    """
     if isinstance(network, Graph):
-        return network(pixels)
+        computed = network(pixels)
+        return lambda: computed
     import torch
 
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        batch = torch.from_numpy(pixels).to(next(network.parameters()).device)
-        logits: Logits = network(preprocessing.normalise(batch)).float().cpu().numpy()
-    return logits
+        batch = torch.from_numpy(pixels).to(device, non_blocking=True)
+        logits = network(preprocessing.normalise(batch)).float()
+        if device.type != "cuda":
+            return lambda: logits.cpu().numpy()
+        # Now: asked for later, the copy would wait for the batch after this one too.
+        copied = logits.to("cpu", non_blocking=True)
+    return _Computing(pixels, copied, torch.cuda.current_stream(device).record_event())
+
+
+@dataclass(frozen=True)
+class _Computing:
+    """What a GPU computes."""
+
+    pixels: Pixels
+    """Kept until it has read them."""
+
+    logits: "Tensor"
+    """To which it writes."""
+
+    done: "torch.cuda.Event"
+
+    def __call__(self) -> Logits:
+        self.done.synchronize()
+        logits: Logits = self.logits.numpy()
+        return logits
 
 
 def on_device(network: Network, device: str) -> Network:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalog_batch.errors import DivergenceError
 from catalog_batch.modeling.augmentation import Augmentation
-from catalog_batch.modeling.draws import DROPOUT, mixed_seed
+from catalog_batch.modeling.draws import DROPOUT, mixed_seed, seed_global
 from catalog_batch.modeling.mixing import Mixing
 from catalog_batch.train.losses import Loss, split_outputs
 from catalog_batch.train.recipe import Recipe
@@ -258,7 +258,7 @@ def train_epoch(
     timed = _TimedBatches(batches, recipe.accumulate_steps, done, epoch, hooks.on_progress)
     watch = _LossWatch(recipe, epoch, 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS, done)
     for batch, is_step in timed:
-        _seed_draws(settings.seed, epoch, timed.number - 1, hooks)
+        _seed_draws(settings.seed, device, epoch, timed.number - 1, hooks)
         images, labels, weights = (tensor.to(device, non_blocking=True) for tensor in batch)
         images, targets = _prepared(images, labels, hooks)
         with _exchange(network, is_step):
@@ -307,9 +307,9 @@ def _plain(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def _seed_draws(seed: int, epoch: int, batch: int, hooks: Hooks) -> None:
+def _seed_draws(seed: int, device: torch.device, epoch: int, batch: int, hooks: Hooks) -> None:
     """Give each batch draws of its own: to go on from one, no generator's state is needed."""
-    torch.manual_seed(mixed_seed(seed, epoch, DROPOUT, batch))
+    seed_global(mixed_seed(seed, epoch, DROPOUT, batch), device)
     hooks.augment.begin_epoch(epoch, batch)
     if hooks.mix is not None:
         hooks.mix.begin_epoch(epoch, batch)
