@@ -1,7 +1,4 @@
-"""What all engines do with an image: the project's own function, or a published benchmark's.
-
-Rows are those of ``image_predictions`` that a model decides: id, best categories, margin.
-"""
+"""What all engines do with an image: the project's own function, or a published benchmark's."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -9,24 +6,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
+from benchmarks.scoring.rows import Guesses, row_of
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from catalog_batch.modeling.bundle import load_bundle
-from catalog_batch.modeling.predictor import Failure, Predictor
+from catalog_batch.modeling.predictor import Failure, Prediction, Predictor
 
 TOP_K = 5
 BATCH = 32
 
-GUESSES = pa.list_(pa.struct([("category_id", pa.string()), ("confidence", pa.float32())]))
-SCHEMA = pa.schema([("image_id", pa.string()), ("top_k", GUESSES), ("margin", pa.float32())])
-"""The columns that every lane writes, at the least."""
-
 Score = Callable[[Sequence[bytes]], list[dict[str, Any]]]
-"""From stored JPEGs to ``top_k`` and ``margin``."""
+"""From stored JPEGs to what ``ANSWER`` holds."""
 
 
 def shipped(bundle: Path) -> Score:
@@ -35,7 +28,7 @@ def shipped(bundle: Path) -> Score:
 
     def score(contents: Sequence[bytes]) -> list[dict[str, Any]]:
         results = predictor.predict(contents)
-        return [_row(result.top_k) for result in results if not _failed(result)]
+        return [row_of(*_parts(result)) for result in results]
 
     return score
 
@@ -73,7 +66,7 @@ class Published:
         best = self._network(pictures).softmax(1).topk(min(TOP_K, len(self._names)))
         shares, classes = best.values.tolist(), best.indices.tolist()
         return [
-            _row([(self._names[index], part) for index, part in zip(found, share, strict=True)])
+            row_of([(self._names[index], part) for index, part in zip(found, share, strict=True)])
             for found, share in zip(classes, shares, strict=True)
         ]
 
@@ -95,13 +88,7 @@ def published(bundle: Path) -> Published:
 ARITHMETIC = {"shipped": shipped, "published": published}
 
 
-def _failed(result: object) -> bool:
+def _parts(result: Prediction | Failure) -> tuple[Guesses, Guesses, Guesses, float]:
     if isinstance(result, Failure):
         raise ValueError(f"The benchmark's photos are all good: {result}")
-    return False
-
-
-def _row(top_k: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    guesses = [{"category_id": name, "confidence": share} for name, share in top_k]
-    first, second = [*(share for _, share in top_k), 0.0][:2]
-    return {"top_k": guesses, "margin": first - second}
+    return result.top_k, result.others, result.nodes, result.energy

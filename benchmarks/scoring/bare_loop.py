@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.scoring.rows import LINEAGE, SCHEMA
 from deltalake import DeltaTable, Schema
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 def score_part(part: Part) -> tuple[float, int]:
     """Do the work of one process; return when it had its first answer, and its rows."""
     import torch
-    from benchmarks.scoring.arithmetic import ARITHMETIC, SCHEMA
+    from benchmarks.scoring.arithmetic import ARITHMETIC
 
     from catalog_batch.modeling.allocator import keep_freed_memory
 
@@ -55,7 +56,10 @@ def score_part(part: Part) -> tuple[float, int]:
             answers = score(chunk["content"].to_pylist())
             began = began or time.monotonic()
             ids = chunk["image_id"].to_pylist()
-            named = [{"image_id": i, **answer} for i, answer in zip(ids, answers, strict=True)]
+            named = [
+                {"image_id": image_id, **answer, **LINEAGE}
+                for image_id, answer in zip(ids, answers, strict=True)
+            ]
             writer.write_table(pa.Table.from_pylist(named, SCHEMA))
             rows += len(named)
     return began, rows

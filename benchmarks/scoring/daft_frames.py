@@ -17,20 +17,12 @@ from urllib.parse import unquote
 
 import daft
 import pyarrow as pa
+from benchmarks.scoring.rows import ANSWER, LINEAGE
 from deltalake import DeltaTable, convert_to_deltalake
 
 PROCESSES = 2
 BATCH = 64
-ANSWER = daft.DataType.struct(
-    {
-        "top_k": daft.DataType.list(
-            daft.DataType.struct(
-                {"category_id": daft.DataType.string(), "confidence": daft.DataType.float32()}
-            )
-        ),
-        "margin": daft.DataType.float32(),
-    }
-)
+ANSWER_TYPE = daft.DataType.from_arrow_type(ANSWER)
 
 
 @daft.cls(max_concurrency=PROCESSES, use_process=True)
@@ -47,13 +39,9 @@ class Scorer:
         torch.set_num_threads(1)
         self._score = ARITHMETIC[arithmetic](Path(bundle))
 
-    @daft.method.batch(return_dtype=ANSWER, batch_size=BATCH)
+    @daft.method.batch(return_dtype=ANSWER_TYPE, batch_size=BATCH)
     def score(self, contents: daft.Series) -> Any:
-        from benchmarks.scoring.arithmetic import GUESSES
-
-        answers = self._score(contents.to_pylist())
-        kind = pa.struct([("top_k", GUESSES), ("margin", pa.float32())])
-        return pa.array(answers, kind)
+        return pa.array(self._score(contents.to_pylist()), ANSWER)
 
 
 def score_table(images: str, bundle: str, output: str, arithmetic: str) -> None:
@@ -65,7 +53,11 @@ def score_table(images: str, bundle: str, output: str, arithmetic: str) -> None:
         .select("image_id", "content")
         .into_batches(BATCH)
         .select("image_id", scorer.score(daft.col("content")).alias("answer"))
-        .select("image_id", *(daft.col("answer")[name].alias(name) for name in ("top_k", "margin")))
+        .select(
+            "image_id",
+            *(daft.col("answer")[field.name].alias(field.name) for field in ANSWER),
+            *(daft.lit(value).alias(name) for name, value in LINEAGE.items()),
+        )
         .write_parquet(output)
     )
     convert_to_deltalake(output)

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
+from benchmarks.scoring.rows import LINEAGE, SCHEMA
 from deltalake import DeltaTable, convert_to_deltalake
 
 ACTORS = 2
@@ -37,11 +38,10 @@ class Scorer:
         self._score = ARITHMETIC[arithmetic](Path(bundle))
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        from benchmarks.scoring.arithmetic import SCHEMA
 
         answers = self._score(list(batch["content"]))
         rows = [
-            {"image_id": image_id, **answer}
+            {"image_id": image_id, **answer, **LINEAGE}
             for image_id, answer in zip(batch["image_id"], answers, strict=True)
         ]
         return pa.Table.from_pylist(rows, SCHEMA)

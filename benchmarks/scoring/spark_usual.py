@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from benchmarks.scoring.rows import LINEAGE
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -31,7 +32,11 @@ from catalog_batch.spark import build_session
 ROWS_A_BATCH = 100
 """Of an Arrow batch, in the published form with two UDFs."""
 
-ANSWER_DDL = "top_k array<struct<category_id: string, confidence: float>>, margin float"
+GUESSES_DDL = "array<struct<category_id: string, confidence: float>>"
+ANSWER_DDL = (
+    f"top_k {GUESSES_DDL}, others {GUESSES_DDL}, margin float, nodes {GUESSES_DDL}, energy float, "
+    "failure string, answered_at double"
+)
 
 
 def with_iterator(images: DataFrame, bundle: str, arithmetic: str = "published") -> DataFrame:
@@ -98,7 +103,9 @@ def main(images: str, bundle: str, output: str, way: str) -> None:
     spark = build_session(SparkSettings(master="local[2]"), f"benchmark: {way}")
     opened = time.monotonic()
     rows = spark.read.format("delta").load(images).select("image_id", "content").repartition(2)
-    WAYS[way](rows, bundle).select("image_id", "answer.*").write.format("delta").save(output)
+    lineage = [F.lit(value).alias(name) for name, value in LINEAGE.items()]
+    answers = WAYS[way](rows, bundle).select("image_id", "answer.*", *lineage)
+    answers.write.format("delta").save(output)
     status = {
         "images": spark.read.format("delta").load(output).count(),
         "seconds": round(time.monotonic() - started, 3),

@@ -13,13 +13,16 @@ from benchmarks.measure import Finished
 from benchmarks.scoring import bare_loop, compare, growth, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
 from benchmarks.scoring.compare import BARE, Question, ScoringRuns, Size
+from benchmarks.scoring.rows import ANSWER, LINEAGE, SCHEMA
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 from tests.commands import run_command
 from tests.score.shop import register
 
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
+from catalog_batch.score.udf import PREDICTION_DDL
 
 COUNT = 70
 SIZE = Size(part=100, whole=300, rounds=2)
@@ -63,6 +66,12 @@ def test_the_bare_loop_answers_for_every_image(
     assert began > 0
     assert rows == COUNT
     assert compare.best_categories(tmp_path / "out") == expected
+
+
+def test_all_lanes_write_what_ours_writes_of_an_image(spark: SparkSession) -> None:
+    ours = StructType.fromDDL(PREDICTION_DDL).names
+    assert [field.name for field in ANSWER] == [name for name in ours if name != "embedding"]
+    assert set(SCHEMA.names) == {"image_id", *(field.name for field in ANSWER), *LINEAGE}
 
 
 def test_ray_data_answers_for_every_image(
