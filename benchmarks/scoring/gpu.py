@@ -36,9 +36,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -160,39 +162,55 @@ def time_ours(task: Task, predictor: Predictor, photos: Sequence[bytes]) -> floa
     return time.perf_counter() - start
 
 
+class Sharing(NamedTuple):
+    """What joins the tasks that share the GPU."""
+
+    barrier: Barrier
+    """Where all meet before a round's warm-up, at its start and at its end."""
+
+    answered: "Synchronized[int]"
+    """Images of the timed parts of all rounds."""
+
+
 @contextmanager
-def tasks_that_share(task: Task, folder: Path, photos: Sequence[bytes]) -> Iterator[Barrier]:
+def tasks_that_share(task: Task, folder: Path, photos: Sequence[bytes]) -> Iterator[Sharing]:
     """Start the processes of the lane with several tasks; they are ready when this yields.
 
-    They take their images between two times that all meet at the barrier, until it is broken.
+    Raises:
+        BrokenBarrierError: When one of them does not come.
     """
     spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(task.tasks + 1, timeout=task.patience)
+    barrier = spawn.Barrier(task.tasks + 1)
+    sharing = Sharing(barrier, spawn.Value("L"))
     alone = replace(task, threads=max(1, task.threads // task.tasks))
-    given = (alone, folder, photos, barrier)
+    given = (alone, folder, photos, sharing)
     processes = [spawn.Process(target=_be_one_task, args=given) for _ in range(task.tasks)]
     for process in processes:
         process.start()
     try:
-        barrier.wait()
-        yield barrier
+        barrier.wait(task.patience)
+        yield sharing
     finally:
         barrier.abort()
         for process in processes:
             process.join()
 
 
-def _be_one_task(task: Task, folder: Path, photos: Sequence[bytes], barrier: Barrier) -> None:
+def _be_one_task(task: Task, folder: Path, photos: Sequence[bytes], sharing: Sharing) -> None:
     _as_a_worker(task)
     predictor = Predictor(load_bundle(folder), TOP_K, task.batch_size, task.device, task.threads)
-    answers = predictor.stream(cycle(photos))
-    _take(answers, task.size.warm_up * task.batch_size)
+    answers, images = predictor.stream(cycle(photos)), task.images // task.tasks
     try:
-        barrier.wait()
+        sharing.barrier.wait()
         while True:
-            barrier.wait()
-            _take(answers, task.images // task.tasks)
-            barrier.wait()
+            sharing.barrier.wait()
+            # What was decoded ahead while the others were timed is no part of the round.
+            _take(answers, task.size.warm_up * task.batch_size)
+            sharing.barrier.wait()
+            _take(answers, images)
+            with sharing.answered.get_lock():
+                sharing.answered.value += images
+            sharing.barrier.wait()
     except BrokenBarrierError:
         return  # all rounds are done
 
@@ -203,12 +221,21 @@ def _as_a_worker(task: Task) -> None:
     torch.set_num_threads(task.threads)
 
 
-def time_shared(barrier: Barrier) -> float:
-    """Return the seconds of a round of all tasks together."""
+def time_shared(task: Task, sharing: Sharing) -> float:
+    """Return the seconds of a round of all tasks together.
+
+    Raises:
+        SystemExit: When they have not answered for all images: a lane may not win by losing some.
+    """
+    before = sharing.answered.value
+    sharing.barrier.wait(task.patience)
+    sharing.barrier.wait(task.patience)
     start = time.perf_counter()
-    barrier.wait()
-    barrier.wait()
-    return time.perf_counter() - start
+    sharing.barrier.wait(task.patience)
+    seconds = time.perf_counter() - start
+    if sharing.answered.value - before != task.images:
+        sys.exit(f"Of {task.images} images {sharing.answered.value - before} were answered.")
+    return seconds
 
 
 def _take(answers: Iterable[object], count: int) -> None:
@@ -249,11 +276,11 @@ def measure_lanes(task: Task, photos: Sequence[bytes]) -> Seconds:
         predictor = Predictor(bundle, TOP_K, task.batch_size, task.device, task.threads)
         batches = batches_on_device(task, bundle, photos)
         require_same_answers(task, bundle, predictor, photos, batches[0])
-        with tasks_that_share(task, folder, photos) as barrier:
+        with tasks_that_share(task, folder, photos) as sharing:
             for number in range(1, task.size.rounds + 1):
                 found[BARE].append(time_bare(task, bundle, batches))
                 found[OURS].append(time_ours(task, predictor, photos))
-                found[SHARED].append(time_shared(barrier))
+                found[SHARED].append(time_shared(task, sharing))
                 paces = (f"{lane} {task.images / found[lane][-1]:,.1f}" for lane in found)
                 print(f"round {number}, images/s: {', '.join(paces)}", flush=True)
     return found
@@ -271,7 +298,8 @@ def ratio(found: Seconds, lane: str) -> float:
 def wait_share(found: Seconds, lane: str) -> float:
     """Return the share of a lane's time in which the bare model would not have been busy.
 
-    All lanes take as many images. Never below 0: chance may find ours the faster one.
+    All lanes take as many images. Never below 0: one process may start the kernels of a small
+    batch too slowly for the GPU, and then the bare model is no limit.
     """
     return max(0.0, 1 - ratio(found, lane))
 
@@ -295,7 +323,7 @@ def _line(task: Task, found: Seconds, lane: str) -> list[str]:
         TITLES[lane].format(tasks=task.tasks),
         f"{images_per_second(task, found, lane):,.1f} ({min(paces):,.1f}-{max(paces):,.1f})",
         f"{ratio(found, lane):.2f}",
-        "" if lane == BARE else f"{wait_share(found, lane):.1%}",
+        "" if ratio(found, lane) >= 1 else f"{wait_share(found, lane):.1%}",
     ]
 
 
@@ -365,6 +393,8 @@ def main() -> None:
         print("Skipped: PyTorch sees no GPU here. --device cpu tries the script on a CPU.")
         return
     size = (QUICK if given.quick else SIZES)[given.device]
+    if size.batches * given.batch_size % given.tasks:
+        sys.exit(f"{size.batches * given.batch_size} images are no even shares of {given.tasks}.")
     task = Task(given.device, given.batch_size, given.threads, given.tasks, size)
     photos = stored_photos(size.photos, given.data.resolve())
     idle = require_idle(given.force)

@@ -38,7 +38,6 @@ class Scorer:
         self._score = ARITHMETIC[arithmetic](Path(bundle))
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-
         answers = self._score(list(batch["content"]))
         rows = [
             {"image_id": image_id, **answer, **LINEAGE}

@@ -132,7 +132,7 @@ def batches_read(setup: Setup) -> Batches:
 def bare_steps(setup: Setup) -> Take:
     """Return the usual loop: no hooks, and no loss is looked at before the end."""
     network, normalise = setup.network(), setup.preprocessing.normalise
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     is_reduced = setup.precision == "bf16"
     kind = torch.device(setup.device).type
 

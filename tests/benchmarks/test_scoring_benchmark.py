@@ -23,6 +23,7 @@ from tests.score.shop import register
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.score.udf import PREDICTION_DDL
+from catalog_batch.tables import IMAGE_PREDICTIONS
 
 COUNT = 70
 SIZE = Size(part=100, whole=300, rounds=2)
@@ -70,8 +71,11 @@ def test_the_bare_loop_answers_for_every_image(
 
 def test_all_lanes_write_what_ours_writes_of_an_image(spark: SparkSession) -> None:
     ours = StructType.fromDDL(PREDICTION_DDL).names
-    assert [field.name for field in ANSWER] == [name for name in ours if name != "embedding"]
-    assert set(SCHEMA.names) == {"image_id", *(field.name for field in ANSWER), *LINEAGE}
+    answers = [name for name in ours if name != "embedding"]
+    assert [field.name for field in ANSWER] == answers
+    assert StructType.fromDDL(spark_usual.ANSWER_DDL).names == answers
+    assert SCHEMA.names == ["image_id", *answers, *LINEAGE]
+    assert LINEAGE.keys() < set(IMAGE_PREDICTIONS.columns)
 
 
 def test_ray_data_answers_for_every_image(

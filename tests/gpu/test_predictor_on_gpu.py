@@ -1,4 +1,4 @@
-"""The predictor on a GPU beside the same on the CPU; needs torch and torchvision alone."""
+"""The predictor on a GPU beside the same on the CPU; needs no Spark."""
 
 import io
 from pathlib import Path
@@ -30,14 +30,16 @@ def picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-CONTENTS = [picture(1), b"no picture", picture(2), None, *map(picture, range(3, 40))]
+BATCH = 8
+# The second batch has no good picture at all.
+CONTENTS = [picture(1), b"no picture", picture(2), *[None] * 14, *map(picture, range(3, 40))]
 
 
 @pytest.mark.parametrize("threads", [0, 4])
 def test_answers_are_those_of_a_cpu(bundle: Path, threads: int) -> None:
     found = {
         device: Predictor(
-            load_bundle(bundle, device), 3, 8, device, threads, keep_embeddings=True
+            load_bundle(bundle, device), 3, BATCH, device, threads, keep_embeddings=True
         ).predict(CONTENTS)
         for device in ("cpu", "cuda:0")
     }

@@ -1,6 +1,6 @@
-"""The training loop on a GPU beside the same on the CPU; needs torch and torchvision alone.
+"""The training loop on a GPU beside the same on the CPU; needs neither Ray nor Petastorm.
 
-On a machine with a GPU and without Spark:
+On a machine with a GPU, torch, torchvision, safetensors, psutil, nvidia-ml-py and pytest-timeout:
 ``PYTHONPATH=src python -m pytest --noconftest tests/gpu``.
 """
 

@@ -116,6 +116,17 @@ def test_predictions_move_along_and_those_of_a_split_are_listed(
     assert stamp == {"run_id": run.run_id, "job": "migrate-taxonomy"}
 
 
+def test_what_a_challenger_said_moves_along_too(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    beside = tables.SHADOW_PREDICTIONS
+    rows = [prediction(f"p{n}", path) for n, path in enumerate(PATHS)]
+    shop.append(shop.spark.createDataFrame(rows, beside.schema), beside)
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    moved = {row["product_id"]: row["category_path"] for row in shop.read(beside).collect()}
+    assert moved == {"p0": "Fruit/Pome", "p1": "Fruit/Pear", "p2": "Drinks/Milk/Oat"}
+
+
 def test_the_tree_is_whole_in_its_new_version_and_labels_find_their_place(
     shop: Warehouse, mapping: Given, make_run: MakeRun
 ) -> None:

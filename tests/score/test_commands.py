@@ -43,3 +43,21 @@ def test_a_challenger_that_would_be_published_is_refused(tmp_path: Path) -> None
     refused = run_command([*SCORE_CHALLENGER, "--warehouse", tmp_path])
     assert refused.exit_code == refused.status["exit_code"] == 20, refused.errors
     assert "'catalogue@challenger' was not promoted" in refused.status["error"]
+
+
+def test_a_damaged_model_scores_nothing(
+    open_shop: OpenShop, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    shop = open_shop(tmp_path)
+    photo = make_jpeg(1)
+    shop.add_images(photo)
+    shop.add_links(("p1", photo))
+    weights = shop.model.bundle_folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    where = ["--warehouse", shop.warehouse.root, f"--set=registry={tmp_path / 'registry'}"]
+    refused = run_command(["catalog-batch", "score", *where])
+    assert refused.exit_code == refused.status["exit_code"] == 40, refused.errors
+    assert "model.safetensors" in refused.status["error"]
+    assert not (Path(shop.warehouse.root) / "image_predictions").exists()

@@ -176,8 +176,9 @@ def test_predictions_carry_their_lineage(shop: Shop, first: State) -> None:
         "product_predictions": 1,
     }
     assert first.run.details == {"model": "catalogue/1"}
-    stamped = shop.warehouse.last_user_metadata(tables.IMAGE_PREDICTIONS)
-    assert (stamped["job"], stamped["images_version"]) == ("score", "1")
+    for table in (tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS):
+        stamped = shop.warehouse.last_user_metadata(table)
+        assert stamped == {"run_id": first.run.run_id, "job": "score", "images_version": "1"}
 
 
 def test_a_second_run_finds_nothing_to_do(first: State, again: State) -> None:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -69,31 +69,98 @@ from catalog_batch.config import SparkSettings
 from catalog_batch.score.worker import _place
 from catalog_batch.spark import build_session, task_slots
 session = build_session(SparkSettings(master="local-cluster[1,2,1024]"), "gpu")
-found = session.sparkContext.parallelize([0], 1).map(lambda _: _place()).collect()
-print(found, task_slots(session))
+slots = task_slots(session)
+found = session.sparkContext.parallelize(range(slots), slots).map(lambda _: _place()).collect()
+print(slots, *sorted(set(found)))
 """
 
 
-def test_a_task_has_the_cores_and_the_gpu_that_spark_gave_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cores", "part_of_gpu", "told"), [(2, 1.0, "1 (2, 'cuda:3')"), (1, 0.5, "2 (1, 'cuda:3')")]
+)
+def test_a_task_has_the_cores_and_the_gpu_that_spark_gave_it(
+    cores: int, part_of_gpu: float, told: str, tmp_path: Path
+) -> None:
     """Spark's scheduler believes the script that there is a GPU; no model is put on it."""
     script = tmp_path / "gpus.sh"
     script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["3"]}'\n""")
     script.chmod(0o755)
-    settings = {"spark.task.resource.gpu.amount": "1", "spark.task.cpus": "2"}
+    settings = {"spark.task.resource.gpu.amount": part_of_gpu, "spark.task.cpus": cores}
     for who in ("worker", "executor"):
-        settings[f"spark.{who}.resource.gpu.amount"] = "1"
-        settings[f"spark.{who}.resource.gpu.discoveryScript"] = str(script)
+        settings[f"spark.{who}.resource.gpu.amount"] = 1
+        settings[f"spark.{who}.resource.gpu.discoveryScript"] = script
+    printed = run_in_session(ON_GPU, settings)
+    assert printed.stdout.strip() == told, printed.stderr
+
+
+def run_in_session(
+    code: str, settings: Mapping[str, object], *arguments: object
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a process whose Spark session has settings that only a new one can have."""
+    settings = {**settings, "spark.executor.memory": "512m"}
     options = " ".join(f"--conf {name}={value}" for name, value in settings.items())
-    printed = subprocess.run(
-        [sys.executable, "-c", ON_GPU],
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "PYSPARK_SUBMIT_ARGS": f"{options} --conf spark.executor.memory=512m pyspark-shell",
-        },
+        env={**os.environ, "PYSPARK_SUBMIT_ARGS": f"{options} pyspark-shell"},
     )
-    assert printed.stdout.strip() == "[(2, 'cuda:3')] 1", printed.stderr
+
+
+ON_EXECUTORS = """
+import os, sys, time
+from pathlib import Path
+from catalog_batch.config import SparkSettings
+from catalog_batch.score import worker
+from catalog_batch.score.udf import prediction_udf, shipped_bundle
+from catalog_batch.spark import build_session
+from pyspark import SparkFiles
+from pyspark.sql import functions as F
+session = build_session(SparkSettings(master="local-cluster[2,1,1024]"), "shipping")
+
+def where(batches):
+    for rows in batches:
+        time.sleep(1)  # so that no executor takes all tasks
+        folder = SparkFiles.get(bundle)
+        loads = worker._predictor.cache_info().misses
+        yield rows.assign(folder=folder, made=os.stat(folder).st_mtime_ns, loads=loads)
+
+with shipped_bundle(session, Path(sys.argv[1])) as bundle:
+    predict = prediction_udf(bundle, 1, 2)
+    for _ in range(2):
+        session.range(0, 8, 1, 8).select(predict(F.lit(None).cast("binary"))).collect()
+    kinds = "id long, folder string, made long, loads long"
+    found = session.range(0, 8, 1, 8).mapInPandas(where, kinds).collect()
+print(len({(row["folder"], row["made"]) for row in found}), {row["loads"] for row in found})
+"""
+
+
+def test_a_bundle_is_sent_to_an_executor_once_for_all_its_tasks(bundle_folder: Path) -> None:
+    printed = run_in_session(ON_EXECUTORS, {}, bundle_folder)
+    assert printed.stdout.strip() == "2 {1}", printed.stderr
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 0), (2, 2)])
+def test_a_task_of_several_cores_decodes_in_as_many_threads(
+    cores: int, threads: int, bundle_folder: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    code = f"""
+import sys, threading, torch
+from pathlib import Path
+from pyspark import SparkFiles
+from catalog_batch.score import worker
+SparkFiles.get = lambda name: name
+predictor = worker._predictor(worker.Asked(sys.argv[1], 1, 1, False), {cores}, "cpu")
+answers = predictor.predict([Path(sys.argv[2]).read_bytes()] * 6)
+decoding = [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+print(len(answers), len(decoding), torch.get_num_threads())
+"""
+    photo = bundle_folder.parent / "photo.jpg"
+    photo.write_bytes(make_jpeg(1))
+    told = subprocess.run(
+        [sys.executable, "-c", code, bundle_folder, photo], capture_output=True, text=True
+    )
+    assert told.stdout.split() == ["6", str(threads), str(cores)], told.stderr
 
 
 def test_workers_load_the_model_while_the_driver_looks_for_images(

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -309,6 +309,51 @@ def test_a_step_that_overflows_leaves_the_weights_and_the_next_run_goes_on_with_
     other._scaler = torch.amp.GradScaler("cpu")
     other.restore(recipe.state())
     assert other.state().scaler["scale"] == pytest.approx(1.5e38)
+
+
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+def test_a_first_step_that_overflows_leaves_no_trace(optimizer: OptimizerName) -> None:
+    found = []
+    for overflows in (True, False):
+        network = small_network()
+        recipe = Recipe(network, replace(SGD, optimizer=optimizer), 1)
+        if overflows:
+            recipe._scaler = torch.amp.GradScaler("cpu", 3e38)
+            train_epoch(network, recipe, [batch_of(4)], SETTINGS, HOOKS)
+        recipe._scaler = torch.amp.GradScaler("cpu", 1.0)
+        recipe.begin_epoch(0)
+        train_epoch(network, recipe, [batch_of(4, seed=1)], SETTINGS, HOOKS)
+        found.append(weights_of(network))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+def test_weights_that_are_frozen_at_first_join_those_that_are_trained(
+    optimizer: OptimizerName,
+) -> None:
+    network = small_network()
+    recipe = Recipe(network, replace(SGD, optimizer=optimizer), 1)
+    layers = [layer for layer in network if list(layer.parameters())]
+    network.requires_grad_(False)
+    for layer in reversed(layers):
+        layer.requires_grad_(True)
+        before = [parameter.clone() for parameter in network.parameters()]
+        train_epoch(network, recipe, [batch_of(4)], SETTINGS, HOOKS)
+        changed = [
+            not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
+        ]
+        assert changed == [parameter.requires_grad for parameter in network.parameters()]
+
+
+def test_a_checkpoint_goes_on_by_the_kernel_of_this_version() -> None:
+    recipe = Recipe(small_network(), replace(SGD, optimizer="adam"), 1)
+    train_epoch(recipe._network, recipe, [batch_of(4)], SETTINGS, HOOKS)
+    state = copy.deepcopy(recipe.state())
+    for group in state.optimizer["param_groups"]:
+        group["fused"] = None
+    other = Recipe(small_network(), replace(SGD, optimizer="adam"), 1)
+    other.restore(state)
+    assert {group["fused"] for group in other.optimizer.param_groups} == {True}
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Predictor:
         Args:
             bundle: From ``load_bundle``; its network is moved to the device.
             top_k: Categories per picture; all of them when there are fewer.
-            batch_size: Most pictures per forward pass, and held decoded at a time.
+            batch_size: Most pictures per forward pass.
             device: ``cpu`` or ``cuda``; ``None`` stays where the bundle was loaded.
             decode_threads: That decode ahead of the network, a batch each; 0 takes the calling
                 thread, which on a single core is fastest.
@@ -138,7 +138,8 @@ class Predictor:
     def stream(self, contents: Iterable[bytes | None]) -> Iterator[Prediction | Failure]:
         """Predict pictures one after another, as ``predict`` does, from any number of them.
 
-        Some more than those answered are read: a batch, and with threads those decoded ahead.
+        More than those answered are read: the rest of a batch, on a GPU the next one, and with
+        threads one batch more than there are threads.
         """
         # A GPU works at a batch while the answers of the one before are put together.
         most_begun = 2 if self._is_on_gpu else 1

@@ -116,7 +116,9 @@ class Preprocessing:
         except (ImageDecodeError, MemoryError):
             raise
         except UnidentifiedImageError as error:
-            raise ImageDecodeError(f"it begins like none of {', '.join(FORMATS)}.") from error
+            raise ImageDecodeError(
+                f"It is none of {', '.join(FORMATS)}, or its header is damaged."
+            ) from error
         except Exception as error:
             # Decoders raise OSError, ValueError, SyntaxError, struct.error and more on bad bytes,
             # and one bad picture must never cost the rows beside it.

@@ -236,7 +236,12 @@ class Recipe:
 
     def restore(self, state: RecipeState) -> None:
         """Go on from what ``state`` returned in a run with the same settings."""
-        self.optimizer.load_state_dict(dict(state.optimizer))
+        own = self.optimizer.param_groups
+        groups = [
+            {**group, "fused": ours["fused"]}  # as this version does it
+            for group, ours in zip(state.optimizer["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict({**state.optimizer, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             # A fused step goes through memory from end to end: the means of a gradient must lie
             # there as the parameter does (channels last), and a file has them in another order.
@@ -327,14 +332,16 @@ def make_optimizer(
     Raises:
         BadInputError: For another name.
     """
-    # One kernel for all weights: on a GPU a step is otherwise hundreds of them, each to be started.
-    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
+    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    # Fused, a step is one kernel for all weights, and on a GPU not hundreds, each to be started.
     if name == "adam":
-        return torch.optim.Adam(parameters, **common)
+        return torch.optim.Adam(parameters, **common, fused=True)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, **common)
+        return torch.optim.AdamW(parameters, **common, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **common)
+        # Not fused: that takes no group of which some weights have had no gradient yet, and after
+        # a first step that overflowed it goes on from what lay in memory.
+        return torch.optim.SGD(parameters, **common, momentum=0.9)
     raise BadInputError(f"Unknown optimizer {name!r}. Use 'adam', 'adamw' or 'sgd'.")
 
 
