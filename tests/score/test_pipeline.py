@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -21,6 +22,7 @@ from catalog_batch.errors import (
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
+from catalog_batch.score import pipeline
 from catalog_batch.score.checks import (
     alone,
     check_calls,
@@ -410,3 +412,27 @@ def test_images_cross_to_python_in_whole_batches_of_the_model(
     bytes_per_row: int, rows: int
 ) -> None:
     assert rows_per_arrow_batch(bytes_per_row, batch_size=32) == rows
+
+
+def test_a_night_of_large_images_hands_few_to_python_at_a_time(
+    open_shop: OpenShop,
+    tmp_path: Path,
+    make_jpeg: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop = open_shop(tmp_path)
+    photo = make_jpeg(1)
+    shop.add_images(photo)
+    shop.add_links(("p1", photo))
+    conf, key = shop.warehouse.spark.conf, "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before, seen, progress = conf.get(key), list[str | None](), pipeline.polled_progress
+
+    def looking_at_spark(*told: Any) -> AbstractContextManager[None]:
+        seen.append(conf.get(key))
+        return progress(*told)
+
+    monkeypatch.setattr(pipeline, "polled_progress", looking_at_spark)
+    monkeypatch.setattr(pipeline, "ARROW_BATCH_BYTES", 1)
+    assert shop.score().summary.images_scored == 1
+    assert (seen, conf.get(key)) == ([str(SETTINGS.batch_size)], before)
+    assert before != str(SETTINGS.batch_size)
