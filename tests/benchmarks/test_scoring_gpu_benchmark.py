@@ -10,7 +10,7 @@ from threading import BrokenBarrierError
 import pytest
 import torch
 from benchmarks import measure
-from benchmarks.scoring import gpu
+from benchmarks.scoring import gpu, gpu_lanes
 from benchmarks.scoring.gpu import BARE, OURS, SHARED, Seconds, Size, Task
 from tests.commands import ROOT
 from tests.conftest import MakeJpeg
@@ -45,7 +45,7 @@ def test_a_task_that_dies_ends_the_measurement(tmp_path: Path) -> None:
     folder = tmp_path / "no bundle"
     with (
         pytest.raises(BrokenBarrierError),
-        gpu.tasks_that_share(replace(TASK, patience=3), folder, []),
+        gpu_lanes.tasks_that_share(replace(TASK, patience=3), folder, []),
     ):
         pass
 
@@ -53,17 +53,17 @@ def test_a_task_that_dies_ends_the_measurement(tmp_path: Path) -> None:
 def test_batches_in_memory_are_what_the_network_is_given(
     bundle: Bundle, photos: list[bytes]
 ) -> None:
-    batches = gpu.batches_on_device(TASK, bundle, photos)
+    batches = gpu_lanes.batches_on_device(TASK, bundle, photos)
     assert {batch.shape for batch in batches} == {(2, 3, 64, 64)}
     assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
-    assert len(batches) == gpu.MEMORY_BATCHES
+    assert len(batches) == gpu_lanes.MEMORY_BATCHES
 
 
 def test_a_predictor_that_computes_something_else_gives_no_figure(
     bundle: Bundle, photos: list[bytes]
 ) -> None:
     predictor = Predictor(bundle, batch_size=2)
-    batch = gpu.batches_on_device(TASK, bundle, photos)[0]
+    batch = gpu_lanes.batches_on_device(TASK, bundle, photos)[0]
     gpu.require_same_answers(TASK, bundle, predictor, photos, batch)
     with pytest.raises(SystemExit, match="do not do the same"):
         gpu.require_same_answers(TASK, bundle, predictor, photos, batch + 1)
@@ -71,7 +71,7 @@ def test_a_predictor_that_computes_something_else_gives_no_figure(
 
 def test_a_photo_without_a_prediction_gives_no_figure(bundle: Bundle, photos: list[bytes]) -> None:
     with pytest.raises(SystemExit, match="undecodable"):
-        gpu.time_ours(TASK, Predictor(bundle, batch_size=2), [photos[0], b"no photo"])
+        gpu_lanes.time_ours(TASK, Predictor(bundle, batch_size=2), [photos[0], b"no photo"])
 
 
 def test_the_device_waits_while_the_bare_model_would_not_have_been_busy() -> None:
