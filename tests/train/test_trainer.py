@@ -1,6 +1,5 @@
 """From a table to a bundle, with real Ray workers once and in this process otherwise."""
 
-import json
 import os
 import shutil
 import time
@@ -706,15 +705,16 @@ def test_an_optimisers_state_survives_a_checkpoint(tmp_path: Path, name: Any) ->
     optimizer = make_optimizer(name, network.parameters(), 0.1)
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    checkpoints.write_optimizer(tmp_path, optimizer.state_dict())
-    other = make_optimizer(name, network.parameters(), 0.5)
-    other.load_state_dict(checkpoints.read_optimizer(tmp_path))
-    assert json.dumps(other.state_dict()["param_groups"]) == json.dumps(
-        optimizer.state_dict()["param_groups"]
-    )
-    for parameter, values in optimizer.state_dict()["state"].items():
+    state = optimizer.state_dict()["state"]
+    checkpoints.write_optimizer(tmp_path, state)
+    read = checkpoints.read_optimizer(tmp_path)
+    assert {parameter: set(values) for parameter, values in read.items()} == {
+        parameter: {key for key, tensor in values.items() if tensor is not None}
+        for parameter, values in state.items()
+    }
+    for parameter, values in read.items():
         for key, tensor in values.items():
-            assert torch.equal(other.state_dict()["state"][parameter][key], tensor)
+            assert torch.equal(state[parameter][key], tensor)
 
 
 def test_the_newest_checkpoint_stays_beside_those_that_ray_named(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ class Augmentation:
 
     def begin_epoch(self, epoch: int, batch: int = 0) -> None:
         """Draw from here on what belongs to ``epoch`` from a batch of it on, from 0."""
-        self._generator = epoch_generator(self._seed, epoch, AUGMENTATION, batch)
+        if self._steps:  # Without any nothing is drawn, and a generator takes a while to start.
+            self._generator = epoch_generator(self._seed, epoch, AUGMENTATION, batch)
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return changed copies of a batch, uint8 [N, H, W, 3] on the same device."""

@@ -26,7 +26,6 @@ STATE = "state.json"
 MODEL = "model.safetensors"
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-OPTIMIZER_GROUPS = "optimizer.json"
 AVERAGED = "averaged.safetensors"
 RECIPE = "recipe.json"
 EVALUATION = "evaluation.json"
@@ -60,25 +59,24 @@ def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
     return load_file(folder / name)
 
 
-def write_optimizer(folder: Path, optimizer: Mapping[str, Any]) -> None:
-    """Write an optimiser's ``state_dict``: its tensors as safetensors, its groups as JSON."""
+def write_optimizer(folder: Path, state: Mapping[int, Weights]) -> None:
+    """Write what an optimiser holds of each parameter, by its place, as safetensors."""
     tensors = {
         f"{parameter}.{name}": tensor
-        for parameter, values in optimizer["state"].items()
+        for parameter, values in state.items()
         for name, tensor in values.items()
         if tensor is not None
     }
     write_weights(folder, OPTIMIZER, tensors)
-    write_json(folder, OPTIMIZER_GROUPS, {"param_groups": optimizer["param_groups"]})
 
 
-def read_optimizer(folder: Path) -> dict[str, Any]:
-    """Read a ``state_dict`` that ``write_optimizer`` wrote; no pickle is involved."""
+def read_optimizer(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """Read what ``write_optimizer`` wrote; no pickle is involved."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in read_weights(folder, OPTIMIZER).items():
         parameter, _, name = key.partition(".")
         state.setdefault(int(parameter), {})[name] = tensor
-    return {"state": state, **read_json(folder, OPTIMIZER_GROUPS)}
+    return state
 
 
 def write_recipe(folder: Path, state: RecipeState) -> None:

@@ -86,8 +86,9 @@ class RecipeSettings:
 class RecipeState:
     """What a resume needs besides the weights; the schedule follows from the epochs done."""
 
-    optimizer: Mapping[str, Any]
-    """The optimiser's ``state_dict``."""
+    optimizer: Mapping[int, Mapping[str, Tensor]]
+    """What the optimiser holds of each parameter: ``state`` of its ``state_dict``. What its groups
+    hold follows from the settings and the epoch."""
 
     scaler: Mapping[str, Any]
     """The loss scale and its counts, JSON values; empty but for ``fp16``."""
@@ -228,7 +229,7 @@ class Recipe:
     def state(self) -> RecipeState:
         """Return what a resume needs; its tensors are those in use."""
         return RecipeState(
-            self.optimizer.state_dict(),
+            self.optimizer.state_dict()["state"],
             self._scaler.state_dict(),
             {} if self._average is None else self._average.module.state_dict(),
             0 if self._average is None else int(self._average.n_averaged),
@@ -236,12 +237,8 @@ class Recipe:
 
     def restore(self, state: RecipeState) -> None:
         """Go on from what ``state`` returned in a run with the same settings."""
-        own = self.optimizer.param_groups
-        groups = [
-            {**group, "fused": ours["fused"]}  # as this version does it
-            for group, ours in zip(state.optimizer["param_groups"], own, strict=True)
-        ]
-        self.optimizer.load_state_dict({**state.optimizer, "param_groups": groups})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state.optimizer, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             # A fused step goes through memory from end to end: the means of a gradient must lie
             # there as the parameter does (channels last), and a file has them in another order.
@@ -294,6 +291,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Divide parameters by learning rate and weight decay; the head's come first.
 
+    Neighbours of one rate and one decay are one group: each costs a step kernels of its own.
     Biases and the weights of norms, all that has one dimension, have no weight decay, nor have the
     tables and scales of transformers and of ConvNeXt (``NOT_DECAYED``).
 
@@ -306,7 +304,7 @@ def parameter_groups(
             f"No parameter of {type(network).__name__} begins with any of {list(head)}; the last "
             f"one is {named[-1][0]!r}. Name the layers that give the logits."
         )
-    groups = []
+    groups = list[dict[str, Any]]()
     for is_head, decays in itertools.product((True, False), repeat=2):
         members = [
             parameter
@@ -315,7 +313,9 @@ def parameter_groups(
         ]
         rate = settings.learning_rate * (1.0 if is_head else settings.backbone_rate)
         decay = settings.weight_decay if decays else 0.0
-        if members:
+        if groups and (groups[-1]["lr"], groups[-1]["weight_decay"]) == (rate, decay):
+            groups[-1]["params"] += members
+        elif members:
             groups.append({"params": members, "lr": rate, "weight_decay": decay})
     return groups
 
