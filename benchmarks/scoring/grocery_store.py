@@ -6,8 +6,8 @@
 The Grocery Store photos are ingested, the head of a small network is trained on the official
 training split, all photos are scored, and SQL over the published tables counts, on the test
 split, what ``evaluation_metrics`` says of the model: accuracy of the images, the share of the
-products that got a category, and how many of these are right. Half a point apart is as close as
-they come: scoring keeps the five best categories of an image, and evaluation all of them.
+products that got a category, and how many of these are right. They may be half a point apart:
+scoring leaves out categories of an image with a confidence below 0.01, and evaluation none.
 """
 
 import argparse
