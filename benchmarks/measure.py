@@ -1,7 +1,4 @@
-"""Time a command and watch its processes: what all benchmarks measure with.
-
-Linux only: processes are found by their session, see ``processes.py``.
-"""
+"""What all benchmarks share: rounds of runs, goals, an idle machine, and pages of results."""
 
 import argparse
 import json
@@ -11,8 +8,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,38 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.processes import DRIVER, kib_of, processes_of
+from benchmarks.commands import Finished
 
 RESULTS = Path(__file__).parent / "results"
 IDLE_SHARE = 0.8
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A command that ended well: its time, what its processes used, its last line of output."""
-
-    seconds: float
-    """From start to exit, by this process's monotonic clock."""
-
-    cpu_seconds: float
-    """Of the whole tree: the larger of what ``wait4`` and the samples of ``/proc`` add up to."""
-
-    peak_mib: float
-    """Largest sum over the tree of proportional set sizes: shared pages count once."""
-
-    peak_mib_by_role: dict[str, float]
-    """Largest resident set of any one process of a role, as the kernel remembers it."""
-
-    status: dict[str, Any]
-
-    stored_bytes: int = 0
-    """Size of the data files of the table that it left."""
-
-    started_at: float = 0.0
-    """In seconds since 1970."""
-
-    cpu_seconds_by_role: dict[str, float] = field(default_factory=dict)
-    """Of all processes of a role, by the samples of ``/proc``: the last second may be missing."""
 
 
 class Counted(Protocol):
@@ -126,86 +93,6 @@ class Goal:
     def line(self) -> str:
         verdict = "ok" if self.is_met else "short"
         return f"GOAL {self.name} {self.value:.2f} {self.bound:.2f} {verdict}"
-
-
-@dataclass
-class _Watch:
-    """What has been seen of a session's processes so far."""
-
-    session: int
-    cpu: dict[int, float] = field(default_factory=dict)
-    peak_kib: int = 0
-    peak_kib_by_role: dict[str, int] = field(default_factory=dict)
-    roles: dict[int, str] = field(default_factory=dict)
-
-    def sample(self) -> bool:
-        """Look at each process once; return whether any is left."""
-        members = processes_of(self.session)
-        total = 0
-        for process, role in members:
-            self.cpu[process.pid] = process.cpu_seconds
-            total += kib_of(process.pid, "smaps_rollup", "Pss")
-            kept = self._kept_role(process.pid, role)
-            peak = kib_of(process.pid, "status", "VmHWM")
-            self.peak_kib_by_role[kept] = max(peak, self.peak_kib_by_role.get(kept, 0))
-        self.peak_kib = max(self.peak_kib, total)
-        return bool(members)
-
-    def cpu_by_role(self) -> dict[str, float]:
-        total = dict[str, float]()
-        for pid, seconds in self.cpu.items():
-            total[self.roles[pid]] = total.get(self.roles[pid], 0.0) + seconds
-        return total
-
-    def _kept_role(self, pid: int, role: str) -> str:
-        """Return the role of a process; it keeps the one it had when Spark ends before it."""
-        if role == DRIVER:
-            role = self.roles.get(pid, role)
-        self.roles[pid] = role
-        return role
-
-
-def run_command(
-    command: Sequence[str],
-    interval: float = 1.0,
-    look: Callable[[int], None] = lambda session: None,
-) -> Finished:
-    """Run a command in a session of its own and watch it; its last output line is JSON.
-
-    Args:
-        command: To run.
-        interval: Seconds between two looks at its processes.
-        look: Called each time with the session's id.
-
-    Raises:
-        SystemExit: When it fails; its last errors are shown.
-    """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started_at, started = time.time(), time.monotonic()
-        child = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
-        watch, ended = _Watch(child.pid), threading.Event()
-        watcher = threading.Thread(target=_keep_sampling, args=(watch, ended, interval, look))
-        watcher.start()
-        _, wait_status, usage = os.wait4(child.pid, 0)
-        seconds = time.monotonic() - started
-        child.returncode = os.waitstatus_to_exitcode(wait_status)
-        ended.set()
-        watcher.join()
-        output.seek(0)
-        errors.seek(0)
-        if child.returncode not in (0, 10):  # 10: nothing to do, as on an unchanged night.
-            sys.exit(f"{' '.join(command)} failed:\n{output.read()}{errors.read()[-3000:]}")
-        status = json.loads(output.read().strip().splitlines()[-1])
-    waited = usage.ru_utime + usage.ru_stime
-    return Finished(
-        seconds=seconds,
-        cpu_seconds=max(waited, sum(watch.cpu.values())),
-        peak_mib=watch.peak_kib / 1024,
-        peak_mib_by_role={role: kib / 1024 for role, kib in watch.peak_kib_by_role.items()},
-        status=status,
-        started_at=started_at,
-        cpu_seconds_by_role=watch.cpu_by_role(),
-    )
 
 
 def require_idle(force: bool) -> float:
@@ -305,19 +192,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _keep_sampling(
-    watch: _Watch, ended: threading.Event, interval: float, look: Callable[[int], None]
-) -> None:
-    """Sample until the command has ended and nothing of its session is left."""
-    gone_by = float("inf")
-    while watch.sample() and time.monotonic() < gone_by:
-        look(watch.session)
-        if ended.wait(interval) and gone_by == float("inf"):
-            gone_by = time.monotonic() + 30
-        elif ended.is_set():
-            time.sleep(interval)
 
 
 def _cpu_times() -> list[int]:

@@ -16,13 +16,14 @@ _ROLES = ("jvm", "spark daemon", "python worker", "decoder")
 
 @dataclass(frozen=True)
 class Process:
-    """A line of ``/proc``: ids, name, CPU seconds used so far."""
+    """A line of ``/proc``: ids, name, CPU seconds used so far, whether a signal could stop it."""
 
     pid: int
     parent: int
     session: int
     name: str
     cpu_seconds: float
+    is_moving: bool
 
 
 def processes_of(session: int) -> list[tuple[Process, str]]:
@@ -68,7 +69,8 @@ def _process(path: str) -> Process | None:
     name, _, rest = rest.rpartition(")")
     parts = rest.split()
     cpu = (int(parts[11]) + int(parts[12])) / _TICKS
-    return Process(int(entry), int(parts[1]), int(parts[3]), name, cpu)
+    is_moving = parts[0] not in "TtZX"  # stopped, traced, ended
+    return Process(int(entry), int(parts[1]), int(parts[3]), name, cpu, is_moving)
 
 
 def _role(process: Process, table: dict[int, Process]) -> str:

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import Finished
 from benchmarks.ingest.lanes import BARE, LANES, OURS, USUAL, Lane
 from benchmarks.ingest.photos import BIG, SMALL, Dataset, PhotoKind, make_photos
-from benchmarks.measure import Finished, Goal, Runs, arguments, require_idle, table, write_result
+from benchmarks.measure import Goal, Runs, arguments, require_idle, table, write_result
 
 VERSUS_BARE = 0.80
 VERSUS_USUAL = 3.0

@@ -16,17 +16,10 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.commands import Finished, run_command
 from benchmarks.ingest.lanes import ingest_command
 from benchmarks.ingest.photos import SMALL, Dataset, copy_of, make_photos, replace_photo
-from benchmarks.measure import (
-    Finished,
-    Goal,
-    arguments,
-    require_idle,
-    run_command,
-    table,
-    write_result,
-)
+from benchmarks.measure import Goal, arguments, require_idle, table, write_result
 
 FULL = (1_000, 10_000, 100_000)
 QUICK = (500, 2_000, 6_000)

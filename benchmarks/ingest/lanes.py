@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.commands import Finished, run_command
 from benchmarks.ingest.photos import Dataset
-from benchmarks.measure import Finished, run_command
 from deltalake import DeltaTable
 
 CATALOG_BATCH = str(Path(sys.executable).parent / "catalog-batch")

@@ -10,17 +10,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.commands import Finished, run_command
 from benchmarks.ingest.lanes import ingest_command
 from benchmarks.ingest.photos import TWENTY_MB, make_photos
-from benchmarks.measure import (
-    Finished,
-    Goal,
-    arguments,
-    require_idle,
-    run_command,
-    table,
-    write_result,
-)
+from benchmarks.measure import Goal, arguments, require_idle, table, write_result
 
 FULL = 200
 QUICK = 40

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.commands import run_command
 from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
 from benchmarks.ingest.photos import DATA, SHOWN, make_photos
-from benchmarks.measure import run_command
 from deltalake import DeltaTable
 from torch import Tensor, nn
 

@@ -3,11 +3,11 @@
     python -m benchmarks.scoring.compare fp32|int8|usual [--quick] [--force] [--data DIR]
 
 Every lane scores the images of the same Delta table and writes the same columns, in a process of
-its own and a new folder. Each round runs each lane on a part of the images and on all of them,
-lanes in turn, in every other round from the last to the first: a machine that grows slower or
-faster meanwhile favours none. A warm-up before them is dropped. The median run on all, less the
-median run on a part, is the time that the other images take: the steady state. What is left of a
-run is start-up.
+its own and a new folder. Each round runs all lanes on a part of the images and then on all of them.
+Lanes run in turns of two seconds, in which the others stand still: a machine that is slower from
+one minute to the next favours none. A part is as many whole batches for each process of each lane.
+A warm-up before the rounds is dropped. The median run on all, less the median run on a part, is
+the time that the other images take: the steady state. What is left of a run is start-up.
 
 - fp32 and int8: the bare loop, Ray Data, Daft, Spark with one iterator UDF and catalog-batch call
   the same function for each image, with the model as it was trained, and in int8, where the engine
@@ -22,7 +22,6 @@ Daft is left out, and the page says so, where it cannot be imported:
 """
 
 import importlib.util
-import shutil
 import statistics
 import sys
 import tempfile
@@ -34,17 +33,9 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow.parquet as pq
+from benchmarks.commands import Finished, run_in_turns
 from benchmarks.ingest.lanes import CATALOG_BATCH
-from benchmarks.measure import (
-    Finished,
-    Goal,
-    Runs,
-    argument_parser,
-    require_idle,
-    run_command,
-    table,
-    write_result,
-)
+from benchmarks.measure import Goal, Runs, argument_parser, require_idle, table, write_result
 from benchmarks.scoring.catalogue import AGREES, Catalogue, make_catalogues
 from deltalake import DeltaTable
 
@@ -66,26 +57,17 @@ class Lane:
     share: float = 1.0
     """Of a size's images that it scores."""
 
-    def run(self, catalogue: Catalogue, folder: Path) -> tuple[Finished, dict[str, str]]:
-        """Score a catalogue; return how it went, and the best category of each image.
-
-        Raises:
-            SystemExit: When not every image has an answer: a lane may not win by losing rows.
-        """
+    def command(self, catalogue: Catalogue, folder: Path) -> tuple[list[str], Path]:
+        """Return the words that score a catalogue, and the table that they leave in a folder."""
         if self.module:
             output = folder / "predictions"
             bundle = self.model_of(catalogue).bundle_folder
             inputs = [str(catalogue.images), str(bundle), str(output), self.way]
-            finished = run_command([sys.executable, "-W", "ignore", "-m", self.module, *inputs])
-        else:
-            own = catalogue.copy(folder / "catalogue")
-            output = own.warehouse / "image_predictions"
-            options = ["--model", self.model_of(catalogue).reference, "--log-format", "json"]
-            finished = run_command([CATALOG_BATCH, "score", "-w", str(own.warehouse), *options])
-        best = best_categories(output)
-        if len(best) != catalogue.count:
-            sys.exit(f"{self.name} scored {len(best):,} of {catalogue.count:,} images: no figure.")
-        return finished, best
+            return [sys.executable, "-W", "ignore", "-m", self.module, *inputs], output
+        own = catalogue.copy(folder / "catalogue")
+        options = ["--model", self.model_of(catalogue).reference, "--log-format", "json"]
+        words = [str(CATALOG_BATCH), "score", "-w", str(own.warehouse), *options]
+        return words, own.warehouse / "image_predictions"
 
     def model_of(self, catalogue: Catalogue) -> ModelVersion:
         version: ModelVersion = getattr(catalogue, self.model)
@@ -142,16 +124,16 @@ class Question:
     name: str
     lanes: tuple[Lane, ...]
     full: Size
-    quick: Size = Size(50, 400, 1)
+    quick: Size = Size(128, 640, 1)
 
 
 ENGINES = (BARE, RAY, *([DAFT] if HAS_DAFT else []), PLAIN, OURS)
 QUESTIONS = {
     question.name: question
     for question in (
-        Question("fp32", ENGINES, Size(200, 3200, 3)),
-        Question("int8", tuple(map(in_int8, ENGINES)), Size(200, 6400, 5)),
-        Question("usual", (BARE, SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS), Size(200, 1280, 3)),
+        Question("fp32", ENGINES, Size(256, 3200, 3)),
+        Question("int8", tuple(map(in_int8, ENGINES)), Size(256, 6400, 3)),
+        Question("usual", (BARE, SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS), Size(256, 1280, 3)),
     )
 }
 
@@ -180,20 +162,20 @@ def best_categories(output: Path) -> dict[str, str]:
 def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
     """Run all lanes round by round; the warm-up is not returned."""
     catalogues = make_catalogues(counts_of(question, size), data)
-    part = catalogues[size.part]
+    parts = [catalogues[size.part]] * len(question.lanes)
+    wholes = [catalogues[lane.images(size)] for lane in question.lanes]
     found = {
         lane.name: ScoringRuns(replace(size, whole=lane.images(size))) for lane in question.lanes
     }
-    for lane in question.lanes:
-        _run(lane, part)
+    run_lanes(question.lanes, parts)
     for number in range(1, size.rounds + 1):
+        part, whole = (run_lanes(question.lanes, each) for each in (parts, wholes))
         best = dict[str, dict[str, str]]()
-        for lane in question.lanes if number % 2 else reversed(question.lanes):
-            runs = found[lane.name]
-            runs.part.append(_run(lane, part)[0])
-            finished, best[lane.name] = _run(lane, catalogues[lane.images(size)])
-            runs.whole.append(finished)
-            seconds = f"{runs.part[-1].seconds:.1f} and {finished.seconds:.1f} s"
+        for lane, (short, _), (long, answers) in zip(question.lanes, part, whole, strict=True):
+            best[lane.name] = answers
+            found[lane.name].part.append(short)
+            found[lane.name].whole.append(long)
+            seconds = f"{short.seconds:.1f} and {long.seconds:.1f} s"
             print(f"round {number}, {lane.name}: {seconds}", flush=True)
         reference = best[question.lanes[0].name]
         for name, runs in found.items():
@@ -218,12 +200,26 @@ def counts_of(question: Question, size: Size) -> set[int]:
     return {size.part, *(lane.images(size) for lane in question.lanes)}
 
 
-def _run(lane: Lane, catalogue: Catalogue) -> tuple[Finished, dict[str, str]]:
-    folder = Path(tempfile.mkdtemp(prefix="bench-scoring-", dir=catalogue.folder.parent))
-    try:
-        return lane.run(catalogue, folder)
-    finally:
-        shutil.rmtree(folder)
+def run_lanes(
+    lanes: Sequence[Lane], catalogues: Sequence[Catalogue]
+) -> list[tuple[Finished, dict[str, str]]]:
+    """Score a catalogue by each lane, in turns; return how it went, and the best categories.
+
+    Raises:
+        SystemExit: When not every image has an answer: a lane may not win by losing rows.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=catalogues[0].folder.parent) as place:
+        commands = [
+            lane.command(catalogue, Path(place, str(number)))
+            for number, (lane, catalogue) in enumerate(zip(lanes, catalogues, strict=True))
+        ]
+        runs = run_in_turns([words for words, _ in commands])
+        best = [best_categories(output) for _, output in commands]
+    for lane, catalogue, answers in zip(lanes, catalogues, best, strict=True):
+        if len(answers) != catalogue.count:
+            scored = f"{len(answers):,} of {catalogue.count:,} images"
+            sys.exit(f"{lane.name} scored {scored}: no figure.")
+    return list(zip(runs, best, strict=True))
 
 
 def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
@@ -233,12 +229,12 @@ def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
 
 def first_image_seconds(runs: Sequence[Finished]) -> float:
     """Return after how many seconds a run of ours has its first answer; the median."""
-    return statistics.median(
-        datetime.fromisoformat(run.status["started_at"]).timestamp()
-        + run.status["measures"]["start_up_seconds"]
-        - run.started_at
-        for run in runs
-    )
+    return statistics.median(run.seconds_until(_first_answer(run)) for run in runs)
+
+
+def _first_answer(run: Finished) -> float:
+    began = datetime.fromisoformat(run.status["started_at"]).timestamp()
+    return began + float(run.status["measures"]["start_up_seconds"])
 
 
 def goals_of(question: Question, found: LaneRuns) -> list[Goal]:
@@ -317,9 +313,13 @@ def _as_json(lane: Lane, runs: ScoringRuns) -> dict[str, Any]:
         "images_per_second": round(runs.images_per_second, 2),
         "start_up_seconds": round(runs.start_up_seconds, 2),
         "agreement": runs.agreement,
-        "part": [asdict(run) for run in runs.part],
-        "whole": [asdict(run) for run in runs.whole],
+        "part": [_stored(run) for run in runs.part],
+        "whole": [_stored(run) for run in runs.whole],
     }
+
+
+def _stored(run: Finished) -> dict[str, Any]:
+    return {name: value for name, value in asdict(run).items() if name != "pauses"}
 
 
 def main() -> None:

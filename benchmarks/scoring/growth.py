@@ -23,17 +23,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from benchmarks.commands import Finished, run_command
 from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
 from benchmarks.ingest.photos import SMALL, make_photos
-from benchmarks.measure import (
-    Finished,
-    Goal,
-    arguments,
-    require_idle,
-    run_command,
-    table,
-    write_result,
-)
+from benchmarks.measure import Goal, arguments, require_idle, table, write_result
 from benchmarks.scoring.random_bundle import write_random_bundle
 from PIL import Image
 

@@ -21,15 +21,9 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from benchmarks.commands import Finished, run_command
 from benchmarks.ingest.lanes import CATALOG_BATCH
-from benchmarks.measure import (
-    Finished,
-    arguments,
-    require_idle,
-    run_command,
-    table,
-    write_result,
-)
+from benchmarks.measure import arguments, require_idle, table, write_result
 from benchmarks.processes import processes_of, threads_of
 from benchmarks.scoring.catalogue import Catalogue, make_catalogues
 

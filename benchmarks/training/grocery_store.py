@@ -23,17 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
+from benchmarks.commands import Finished, run_command
 from benchmarks.grocery_store_manifest import COLUMNS, grocery_rows
 from benchmarks.ingest.lanes import CATALOG_BATCH
-from benchmarks.measure import (
-    Finished,
-    Goal,
-    argument_parser,
-    require_idle,
-    run_command,
-    table,
-    write_result,
-)
+from benchmarks.measure import Goal, argument_parser, require_idle, table, write_result
 from deltalake import DeltaTable
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Goal, argument_parser, require_idle, run_command, table, write_result
+from benchmarks.commands import run_command
+from benchmarks.measure import Goal, argument_parser, require_idle, table, write_result
 from benchmarks.training.stepping import AS_IT_COMES, AUGMENTED, BARE, OURS, READ
 
 BOUNDS = {"cpu": 0.95, "cuda": 0.90}

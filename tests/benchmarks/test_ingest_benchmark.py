@@ -2,10 +2,11 @@
 
 import pyarrow as pa
 import pytest
+from benchmarks.commands import Finished
 from benchmarks.ingest.compare import Size, goals_of
 from benchmarks.ingest.lanes import BARE, LANES, OURS
 from benchmarks.ingest.photos import SMALL, Dataset, encode_photo, make_photos
-from benchmarks.measure import Finished, Goal, Runs
+from benchmarks.measure import Goal, Runs
 from deltalake import DeltaTable
 
 pytestmark = pytest.mark.end_to_end

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from benchmarks.measure import Finished
+from benchmarks.commands import Finished
 from benchmarks.scoring import bare_loop, compare, growth, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
 from benchmarks.scoring.compare import BARE, Question, ScoringRuns, Size

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks.measure import run_command
+from benchmarks.commands import run_command
 from benchmarks.scoring.profile import (
     PHASES,
     SPENDERS,

@@ -11,7 +11,7 @@ from itertools import accumulate
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-LEAST_BATCHES, MOST_BATCHES = 4, 20
+LEAST_BATCHES, MOST_BATCHES = 1, 20
 """Of a task: fewer are not worth its start, and with more the progress that is told, by tasks,
 stands still for long."""
 
