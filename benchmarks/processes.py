@@ -16,14 +16,25 @@ _ROLES = ("jvm", "spark daemon", "python worker", "decoder")
 
 @dataclass(frozen=True)
 class Process:
-    """A line of ``/proc``: ids, name, CPU seconds used so far, whether a signal could stop it."""
+    """A line of ``/proc``: ids, name, CPU seconds used so far, state."""
 
     pid: int
     parent: int
     session: int
     name: str
     cpu_seconds: float
-    is_moving: bool
+    state: str
+    """One letter, as ``man proc_pid_stat`` tells them."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it runs no more before it is told to, but for what the kernel does for it."""
+        return self.state in "TtD" or self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it only waits for its parent to ask how."""
+        return self.state in "ZX"
 
 
 def processes_of(session: int) -> list[tuple[Process, str]]:
@@ -69,8 +80,7 @@ def _process(path: str) -> Process | None:
     name, _, rest = rest.rpartition(")")
     parts = rest.split()
     cpu = (int(parts[11]) + int(parts[12])) / _TICKS
-    is_moving = parts[0] not in "TtZX"  # stopped, traced, ended
-    return Process(int(entry), int(parts[1]), int(parts[3]), name, cpu, is_moving)
+    return Process(int(entry), int(parts[1]), int(parts[3]), name, cpu, parts[0])
 
 
 def _role(process: Process, table: dict[int, Process]) -> str:

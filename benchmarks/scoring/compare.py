@@ -3,11 +3,14 @@
     python -m benchmarks.scoring.compare fp32|int8|usual [--quick] [--force] [--data DIR]
 
 Every lane scores the images of the same Delta table and writes the same columns, in a process of
-its own and a new folder. Each round runs all lanes on a part of the images and then on all of them.
-Lanes run in turns of two seconds, in which the others stand still: a machine that is slower from
-one minute to the next favours none. A part is as many whole batches for each process of each lane.
-A warm-up before the rounds is dropped. The median run on all, less the median run on a part, is
-the time that the other images take: the steady state. What is left of a run is start-up.
+its own and a new folder. Each round runs all lanes on a part of the images and then on all of them:
+first the bare loop, Daft and catalog-batch, which are close, in turns of some seconds in which the
+others stand still, so that a machine that is slower from one minute to the next is so for all of
+them; then the others in the same way. Five at once would slow each other down, for all are in
+memory. A part is as many whole batches of 64 for each of two processes. A warm-up before the rounds
+is dropped. The median run on all, less the median run on a part, is the time that the other images
+take: the steady state. What is left of a run is start-up. Pages of memory that lanes share count
+for each in part.
 
 - fp32 and int8: the bare loop, Ray Data, Daft, Spark with one iterator UDF and catalog-batch call
   the same function for each image, with the model as it was trained, and in int8, where the engine
@@ -28,15 +31,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow.parquet as pq
-from benchmarks.commands import Finished, run_in_turns
+from benchmarks.commands import Finished
 from benchmarks.ingest.lanes import CATALOG_BATCH
 from benchmarks.measure import Goal, Runs, argument_parser, require_idle, table, write_result
 from benchmarks.scoring.catalogue import AGREES, Catalogue, make_catalogues
+from benchmarks.turns import run_in_turns
 from deltalake import DeltaTable
 
 from catalog_batch.modeling.bundle import check_bundle
@@ -57,8 +62,8 @@ class Lane:
     share: float = 1.0
     """Of a size's images that it scores."""
 
-    def command(self, catalogue: Catalogue, folder: Path) -> tuple[list[str], Path]:
-        """Return the words that score a catalogue, and the table that they leave in a folder."""
+    def prepare(self, catalogue: Catalogue, folder: Path) -> tuple[list[str], Path]:
+        """Copy what the lane writes into; return the words that score, and the table they leave."""
         if self.module:
             output = folder / "predictions"
             bundle = self.model_of(catalogue).bundle_folder
@@ -112,28 +117,31 @@ TWO_UDFS = Lane(
 HAS_DAFT = importlib.util.find_spec("daft") is not None
 
 
-def in_int8(lane: Lane) -> Lane:
-    """Return the same lane with the model in int8."""
-    return replace(lane, model="in_int8")
-
-
 @dataclass(frozen=True)
 class Question:
     """What is compared: lanes, of which the first is the one that others are divided by."""
 
     name: str
-    lanes: tuple[Lane, ...]
+    groups: tuple[tuple[Lane, ...], ...]
+    """Of lanes that run in turns."""
+
     full: Size
     quick: Size = Size(128, 640, 1)
 
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return tuple(chain.from_iterable(self.groups))
 
-ENGINES = (BARE, RAY, *([DAFT] if HAS_DAFT else []), PLAIN, OURS)
+
+ENGINES = ((BARE, *([DAFT] if HAS_DAFT else []), OURS), (RAY, PLAIN))
+IN_INT8 = tuple(tuple(replace(lane, model="in_int8") for lane in group) for group in ENGINES)
+USUAL = ((BARE, SHIPPED, PUBLISHED), (ITERATOR, TWO_UDFS))
 QUESTIONS = {
     question.name: question
     for question in (
         Question("fp32", ENGINES, Size(256, 3200, 3)),
-        Question("int8", tuple(map(in_int8, ENGINES)), Size(256, 6400, 3)),
-        Question("usual", (BARE, SHIPPED, PUBLISHED, ITERATOR, TWO_UDFS), Size(256, 1280, 3)),
+        Question("int8", IN_INT8, Size(256, 6400, 3)),
+        Question("usual", USUAL, Size(256, 1280, 3)),
     )
 }
 
@@ -162,21 +170,22 @@ def best_categories(output: Path) -> dict[str, str]:
 def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
     """Run all lanes round by round; the warm-up is not returned."""
     catalogues = make_catalogues(counts_of(question, size), data)
-    parts = [catalogues[size.part]] * len(question.lanes)
-    wholes = [catalogues[lane.images(size)] for lane in question.lanes]
     found = {
         lane.name: ScoringRuns(replace(size, whole=lane.images(size))) for lane in question.lanes
     }
-    run_lanes(question.lanes, parts)
+    for lanes in question.groups:
+        run_lanes(lanes, [catalogues[size.part]] * len(lanes))
     for number in range(1, size.rounds + 1):
-        part, whole = (run_lanes(question.lanes, each) for each in (parts, wholes))
         best = dict[str, dict[str, str]]()
-        for lane, (short, _), (long, answers) in zip(question.lanes, part, whole, strict=True):
-            best[lane.name] = answers
-            found[lane.name].part.append(short)
-            found[lane.name].whole.append(long)
-            seconds = f"{short.seconds:.1f} and {long.seconds:.1f} s"
-            print(f"round {number}, {lane.name}: {seconds}", flush=True)
+        for lanes in question.groups:
+            part = run_lanes(lanes, [catalogues[size.part]] * len(lanes))
+            whole = run_lanes(lanes, [catalogues[lane.images(size)] for lane in lanes])
+            for lane, (short, _), (long, answers) in zip(lanes, part, whole, strict=True):
+                best[lane.name] = answers
+                found[lane.name].part.append(short)
+                found[lane.name].whole.append(long)
+                seconds = f"{short.seconds:.1f} and {long.seconds:.1f} s"
+                print(f"round {number}, {lane.name}: {seconds}", flush=True)
         reference = best[question.lanes[0].name]
         for name, runs in found.items():
             runs.agreement = min(runs.agreement, agreement(best[name], reference))
@@ -210,7 +219,7 @@ def run_lanes(
     """
     with tempfile.TemporaryDirectory(prefix="bench-", dir=catalogues[0].folder.parent) as place:
         commands = [
-            lane.command(catalogue, Path(place, str(number)))
+            lane.prepare(catalogue, Path(place, str(number)))
             for number, (lane, catalogue) in enumerate(zip(lanes, catalogues, strict=True))
         ]
         runs = run_in_turns([words for words, _ in commands])

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.commands import Finished
 from benchmarks.scoring import bare_loop, compare, growth, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
+from benchmarks.scoring.catalogue import Catalogue
 from benchmarks.scoring.compare import BARE, Question, ScoringRuns, Size
 from benchmarks.scoring.rows import ANSWER, LINEAGE, SCHEMA
 from deltalake import write_deltalake
@@ -67,6 +68,20 @@ def test_the_bare_loop_answers_for_every_image(
     assert began > 0
     assert rows == COUNT
     assert compare.best_categories(tmp_path / "out") == expected
+
+
+def test_a_lane_that_loses_an_image_has_no_figure(
+    photos: dict[str, bytes], bundle: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    catalogue = Catalogue(tmp_path, COUNT)
+    catalogue.registry.register("bench", bundle, {})
+    rows = pa.table({"image_id": list(photos), "content": list(photos.values())})
+    write_deltalake(str(catalogue.images), rows)
+    ((run, best),) = compare.run_lanes([BARE], [catalogue])
+    assert best == expected
+    assert run.status["images"] == COUNT
+    with pytest.raises(SystemExit, match="bare loop scored 70 of 71 images: no figure"):
+        compare.run_lanes([BARE], [Catalogue(tmp_path, COUNT + 1)])
 
 
 def test_all_lanes_write_what_ours_writes_of_an_image(spark: SparkSession) -> None:

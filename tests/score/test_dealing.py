@@ -14,10 +14,10 @@ from catalog_batch.score.dealing import MOST_ROUNDS, _key_of_partition, deal_out
     ("images", "slots", "rounds"),
     [
         (1, 2, [1]),
-        (200, 2, [200]),
-        (512, 2, [512]),
-        (3200, 2, [1280, 960, 480, 480]),
-        (3200, 8, [1600, 1600]),
+        (128, 2, [128]),
+        (200, 2, [100, 100]),
+        (3200, 2, [1280, 960, 480, 240, 120, 120]),
+        (3200, 8, [1600, 800, 400, 400]),
     ],
 )
 def test_a_round_takes_half_of_what_is_left(images: int, slots: int, rounds: list[int]) -> None:
@@ -30,7 +30,7 @@ def test_rounds_shrink_from_most_batches_to_least_and_lose_no_image() -> None:
         images, slots = draw.randint(1, 3_000_000), draw.randint(1, 500)
         rounds = round_sizes(images, slots, batch_size=32)
         assert sum(rounds) == images
-        assert min(rounds) >= min(images, 4 * 32 * slots)
+        assert min(rounds) >= min(images, 32 * slots)
         assert max(rounds) <= max(20 * 32 * slots, images // MOST_ROUNDS)
         assert all(one + 1 >= other for one, other in pairwise(rounds))
         assert len(rounds) < MOST_ROUNDS + 15
