@@ -46,7 +46,7 @@ bench-training: setup  ## Time training's input, steps and augmentation, and tra
 	$(BIN)/python -m benchmarks.training.augmentation $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.training.grocery_store $(BENCH_OPTIONS)
 
-bench-scoring: setup  ## Time scoring against a bare loop, Ray Data, Daft and the usual Spark ways (QUICK=1: a quarter of an hour)
+bench-scoring: setup  ## Time scoring against a bare loop, Ray Data, Daft and the usual Spark ways (QUICK=1: half an hour)
 	$(BIN)/python -m benchmarks.scoring.compare fp32 $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.compare int8 $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.scoring.compare usual $(BENCH_OPTIONS)

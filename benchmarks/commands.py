@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from benchmarks.processes import processes_of
+from benchmarks.processes import Process, processes_of
 from benchmarks.watch import Watch
 
 
@@ -30,7 +30,8 @@ class Finished:
     """From start to exit, without the time in which it stood still."""
 
     cpu_seconds: float
-    """Of the whole tree: the larger of what ``wait4`` and the samples of ``/proc`` add up to."""
+    """Of the whole tree: the larger of what ``wait4`` and the samples of ``/proc`` add up to. Of
+    processes that nobody waits for, what they used after the last sample is missing."""
 
     peak_mib: float
     """Largest sum over the tree of proportional set sizes: shared pages count once, those shared
@@ -85,7 +86,7 @@ class Command:
 
     def stand_still(self) -> None:
         """Stop all its processes; the time until ``go_on`` is not its own."""
-        self._signal(signal.SIGSTOP)
+        _send(signal.SIGSTOP, processes_of(self._child.pid))
         self._seconds += time.monotonic() - self._resumed
         self._stop_the_rest()
         self._stopped_at = time.time()
@@ -93,9 +94,10 @@ class Command:
     def go_on(self) -> None:
         """Take up what stood still."""
         if self._stopped_at is not None:
+            members = processes_of(self._child.pid)
             self._pauses.append((self._stopped_at, time.time()))
             self._stopped_at, self._resumed = None, time.monotonic()
-            self._signal(signal.SIGCONT)
+            _send(signal.SIGCONT, members)
 
     def wait(self) -> resource.struct_rusage:
         """Wait for its end and take its time; return what it and its children used."""
@@ -109,13 +111,10 @@ class Command:
         if not self._is_gone:
             self._is_gone = True  # Its session's number may be another one's soon.
             self._stop_the_rest()  # What is stopped starts no other process.
-            self._signal(signal.SIGKILL)
+            _send(signal.SIGKILL, processes_of(self._child.pid))
+            while not all(process.has_ended for process, _ in processes_of(self._child.pid)):
+                time.sleep(0.001)
             self._child.wait()
-
-    def _signal(self, number: int) -> None:
-        for process, _ in processes_of(self._child.pid):
-            with suppress(ProcessLookupError):  # It has ended meanwhile.
-                os.kill(process.pid, number)
 
     def _stop_the_rest(self) -> None:
         """Stop until two looks find the same processes, and none that runs.
@@ -125,12 +124,12 @@ class Command:
         """
         before = set[int]()
         while True:
-            found = [process for process, _ in processes_of(self._child.pid)]
-            pids = {process.pid for process in found}
-            if pids == before and all(process.is_stopped for process in found):
+            found = processes_of(self._child.pid)
+            pids = {process.pid for process, _ in found}
+            if pids == before and all(process.is_stopped for process, _ in found):
                 return
             before = pids
-            self._signal(signal.SIGSTOP)
+            _send(signal.SIGSTOP, found)
             time.sleep(0.001)
 
     def result(self, usage: resource.struct_rusage) -> Finished:
@@ -155,6 +154,12 @@ class Command:
             cpu_seconds_by_role=watch.cpu_by_role(),
             pauses=tuple(self._pauses),
         )
+
+
+def _send(number: int, members: Sequence[tuple[Process, str]]) -> None:
+    for process, _ in members:
+        with suppress(ProcessLookupError):  # It has ended meanwhile.
+            os.kill(process.pid, number)
 
 
 @contextmanager

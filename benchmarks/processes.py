@@ -28,7 +28,10 @@ class Process:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it runs no more before it is told to, but for what the kernel does for it."""
+        """Whether it does no more of its own once SIGSTOP was sent.
+
+        It stands still, has ended, or is in the kernel and will stop on its way out.
+        """
         return self.state in "TtD" or self.has_ended
 
     @property

@@ -16,6 +16,9 @@ from benchmarks.commands import Command, Finished, started
 
 TURN_SECONDS = 3.0
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_DRAW = random.Random(0)
+
 
 def run_in_turns(
     commands: Sequence[Sequence[str]], turn_seconds: float = TURN_SECONDS
@@ -37,11 +40,11 @@ def run_in_turns(
     Raises:
         SystemExit: When one fails; its last errors are shown, and the others are killed.
     """
-    found, draw = dict[int, Finished](), random.Random(0)
+    found = dict[int, Finished]()
     running = dict[int, Command]()
     with _ended_by_signals(), ExitStack() as stack:
         while waiting := [number for number in range(len(commands)) if number not in found]:
-            draw.shuffle(waiting)
+            _DRAW.shuffle(waiting)
             for number in waiting:
                 if number in running:
                     running[number].go_on()
@@ -67,12 +70,18 @@ def _take_turn(command: Command, seconds: float) -> Finished | None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have a signal that ends us end the commands too: what is stopped stays so for ever."""
+    """Have a signal that would end us end the commands first: what is stopped stays so for ever.
+
+    Nothing can do so for SIGKILL.
+    """
+    heard = [each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN]  # as by nohup
 
     def leave(number: int, _: FrameType | None) -> None:
+        for each in heard:  # Shells and make send another one, which would cut the ending short.
+            signal.signal(each, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    kept = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    kept = {number: signal.signal(number, leave) for number in heard}
     try:
         yield
     finally:

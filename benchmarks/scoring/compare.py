@@ -4,13 +4,13 @@
 
 Every lane scores the images of the same Delta table and writes the same columns, in a process of
 its own and a new folder. Each round runs all lanes on a part of the images and then on all of them:
-first the bare loop, Daft and catalog-batch, which are close, in turns of some seconds in which the
-others stand still, so that a machine that is slower from one minute to the next is so for all of
-them; then the others in the same way. Five at once would slow each other down, for all are in
-memory. A part is as many whole batches of 64 for each of two processes. A warm-up before the rounds
-is dropped. The median run on all, less the median run on a part, is the time that the other images
-take: the steady state. What is left of a run is start-up. Pages of memory that lanes share count
-for each in part.
+the bare loops, catalog-batch and, where it takes part, Daft, which are close, in turns of some
+seconds in which the others stand still, so that a machine that is slower from one minute to the
+next is so for all of them; and the others in the same way, before them in every other round. Five
+at once would slow each other down, for all are in memory. A part is a whole number of batches of 64
+for each of two processes, the same for both. A warm-up before the rounds is dropped. The median run
+on all, less the median run on a part, is the time that the other images take: the steady state.
+What is left of a run is start-up. Pages of memory that lanes share count for each in part.
 
 - fp32 and int8: the bare loop, Ray Data, Daft, Spark with one iterator UDF and catalog-batch call
   the same function for each image, with the model as it was trained, and in int8, where the engine
@@ -71,7 +71,7 @@ class Lane:
             return [sys.executable, "-W", "ignore", "-m", self.module, *inputs], output
         own = catalogue.copy(folder / "catalogue")
         options = ["--model", self.model_of(catalogue).reference, "--log-format", "json"]
-        words = [str(CATALOG_BATCH), "score", "-w", str(own.warehouse), *options]
+        words = [CATALOG_BATCH, "score", "-w", str(own.warehouse), *options]
         return words, own.warehouse / "image_predictions"
 
     def model_of(self, catalogue: Catalogue) -> ModelVersion:
@@ -177,7 +177,7 @@ def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
         run_lanes(lanes, [catalogues[size.part]] * len(lanes))
     for number in range(1, size.rounds + 1):
         best = dict[str, dict[str, str]]()
-        for lanes in question.groups:
+        for lanes in question.groups if number % 2 else reversed(question.groups):
             part = run_lanes(lanes, [catalogues[size.part]] * len(lanes))
             whole = run_lanes(lanes, [catalogues[lane.images(size)] for lane in lanes])
             for lane, (short, _), (long, answers) in zip(lanes, part, whole, strict=True):
@@ -328,7 +328,9 @@ def _as_json(lane: Lane, runs: ScoringRuns) -> dict[str, Any]:
 
 
 def _stored(run: Finished) -> dict[str, Any]:
-    return {name: value for name, value in asdict(run).items() if name != "pauses"}
+    """Return a run as JSON: of its pauses the sum, by which its status is longer than it."""
+    stood_still = sum(until - since for since, until in run.pauses)
+    return asdict(run) | {"pauses": round(stood_still, 2)}
 
 
 def main() -> None:

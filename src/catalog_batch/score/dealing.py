@@ -12,8 +12,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 LEAST_BATCHES, MOST_BATCHES = 1, 20
-"""Of a task: with fewer the model's batches would not be full, and with more the progress that is
-told, by tasks, stands still for long."""
+"""Of a task, but for chance: with less than one most of the model's batches would be small, and
+with more the progress that is told, by tasks, stands still for long."""
 
 MOST_ROUNDS = 32
 """Of tasks of the most batches; they have more of them in a night that would need more rounds."""
