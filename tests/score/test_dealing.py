@@ -15,12 +15,15 @@ from catalog_batch.score.dealing import MOST_ROUNDS, _key_of_partition, deal_out
     [
         (1, 2, [1]),
         (128, 2, [128]),
-        (200, 2, [100, 100]),
-        (3200, 2, [1280, 960, 480, 240, 120, 120]),
-        (3200, 8, [1600, 800, 400, 400]),
+        (200, 2, [136, 64]),
+        (3200, 2, [2400, 600, 136, 64]),
+        (3200, 8, [2400, 544, 256]),
+        (6400, 2, [2560, 2560, 960, 240, 80]),
     ],
 )
-def test_a_round_takes_half_of_what_is_left(images: int, slots: int, rounds: list[int]) -> None:
+def test_a_round_takes_three_quarters_of_what_is_left(
+    images: int, slots: int, rounds: list[int]
+) -> None:
     assert round_sizes(images, slots, batch_size=32) == rounds
 
 
@@ -31,7 +34,7 @@ def test_rounds_shrink_from_most_batches_to_least_and_lose_no_image() -> None:
         rounds = round_sizes(images, slots, batch_size=32)
         assert sum(rounds) == images
         assert min(rounds) >= min(images, 32 * slots)
-        assert max(rounds) <= max(20 * 32 * slots, images // MOST_ROUNDS)
+        assert max(rounds) <= max(40 * 32 * slots, images // MOST_ROUNDS)
         assert all(one + 1 >= other for one, other in pairwise(rounds))
         assert len(rounds) < MOST_ROUNDS + 15
 
