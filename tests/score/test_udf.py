@@ -163,6 +163,34 @@ print(len(answers), len(decoding), torch.get_num_threads())
     assert told.stdout.split() == ["6", str(threads), str(cores)], told.stderr
 
 
+FRAMES = """
+import gc, sys
+from pathlib import Path
+import pandas as pd
+from pyspark import SparkFiles
+from catalog_batch.score import worker
+SparkFiles.get = lambda name: name
+photo = Path(sys.argv[2]).read_bytes()
+contents = iter([pd.Series([photo, b"no photo", *[photo] * 98])] * 3)
+frames = list(worker.predict(contents, worker.Asked(sys.argv[1], 1, 16, False)))
+rows = pd.concat(frames, ignore_index=True)
+failed = [number for number, reason in enumerate(rows["failure"]) if reason]
+print(*map(len, frames), failed, rows["answered_at"].is_monotonic_increasing)
+print(gc.get_freeze_count() > 10_000)
+"""
+
+
+def test_a_worker_gives_its_answers_in_frames_of_many_rows_and_frees_spark_of_old_objects(
+    bundle_folder: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    photo = bundle_folder.parent / "photo.jpg"
+    photo.write_bytes(make_jpeg(1))
+    told = subprocess.run(
+        [sys.executable, "-c", FRAMES, bundle_folder, photo], capture_output=True, text=True
+    )
+    assert told.stdout.splitlines() == ["128 128 44 [1, 101, 201] True", "True"], told.stderr
+
+
 def test_workers_load_the_model_while_the_driver_looks_for_images(
     spark: SparkSession, bundle_folder: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
