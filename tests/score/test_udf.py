@@ -180,7 +180,7 @@ print(gc.get_freeze_count() > 10_000)
 """
 
 
-def test_a_worker_gives_its_answers_in_frames_of_many_rows_and_frees_spark_of_old_objects(
+def test_a_worker_gives_its_answers_in_frames_of_many_rows_and_freezes_what_it_imported(
     bundle_folder: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
     photo = bundle_folder.parent / "photo.jpg"

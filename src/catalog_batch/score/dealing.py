@@ -2,7 +2,7 @@
 
 Between two tasks a place loses some 0.1 s, and at the end all wait for the last task. Equal tasks
 are too many for the one or too long for the other. So each round of tasks, one for every place,
-takes three quarters of what is left: nobody waits for a place that is a third slower than the
+takes three quarters of what is left: nobody waits for a place that takes a third longer than the
 others ("factoring": Hummel, Schonberg and Flynn, Factoring: a method for scheduling parallel loops,
 Communications of the ACM 35, 1992).
 """
