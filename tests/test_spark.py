@@ -7,9 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from tests.commands import ROOT
 
 from catalog_batch import spark as spark_module
@@ -30,6 +34,21 @@ def test_spark_submit_is_given_what_a_session_of_our_own_has() -> None:
     given = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
     assert spark_module._LOCAL.items() <= given.items()
     assert given["spark.driver.extraJavaOptions"] == SparkSettings().java_options
+
+
+def test_small_files_of_different_sizes_make_tasks_of_about_as_many_rows(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """As the tasks of a night leave them, which shrink."""
+    for number, rows in enumerate([2000, 2000, 1000, 1000, 500, 500, 250, 250]):
+        values = pa.array([os.urandom(200) for _ in range(rows)])
+        pq.write_table(pa.table({"value": values}), tmp_path / f"{number}.parquet")
+
+    read = spark.read.parquet(str(tmp_path))
+
+    counts = read.groupBy(F.spark_partition_id().alias("task")).count().collect()
+    assert sum(row["count"] for row in counts) == 7500
+    assert max(row["count"] for row in counts) <= 4500
 
 
 def test_results_come_in_the_order_of_the_steps(spark: SparkSession) -> None:

@@ -61,6 +61,9 @@ _LOCAL = {
     # Memory that a sort, an aggregate or a hash table takes at a time. The default for this heap is
     # 64 MB, which the JVM clears for a query of ten rows, and copies whenever it collects.
     "spark.buffer.pageSize": "4m",
+    # What opening a file counts as, in bytes, when files are packed into tasks. With the default,
+    # 4 MB, a night's small files are all alike, and one task gets all that are large among them.
+    "spark.sql.files.openCostInBytes": "65536",
     # Plans are described for pages that are off: the usual mode makes texts of 60,000 characters.
     "spark.sql.ui.explainMode": "simple",
 }
