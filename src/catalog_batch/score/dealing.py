@@ -17,7 +17,7 @@ LEAST_BATCHES, MOST_BATCHES = 1, 40
 with more the progress that is told, by tasks, stands still for long."""
 
 MOST_ROUNDS = 32
-"""Of tasks of the most batches; they have more of them in a night that would need more rounds."""
+"""Of the largest tasks: a night that would need more has larger ones instead."""
 
 _WORD = 2**32
 _SPARK_SEED = 42

@@ -67,7 +67,7 @@ def prediction_udf(
     an empty ``top_k`` and a ``failure``; with ``keep_embeddings`` the others get theirs. The model
     runs on ``spark.task.cpus`` cores, or on the GPU that Spark gave the task
     (``spark.task.resource.gpu.amount``), with as many threads that decode. ``answered`` counts
-    images; those of a task that Spark tries again, twice.
+    images, those of a task when it has ended well.
     """
 
     @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
