@@ -7,13 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 from tests.commands import ROOT
 
 from catalog_batch import spark as spark_module
@@ -21,6 +17,7 @@ from catalog_batch.config import SparkSettings
 from catalog_batch.spark import (
     build_session,
     cancel_all_jobs,
+    configured,
     run_together,
     thread_of_jvm,
     wait_until_idle,
@@ -36,19 +33,13 @@ def test_spark_submit_is_given_what_a_session_of_our_own_has() -> None:
     assert given["spark.driver.extraJavaOptions"] == SparkSettings().java_options
 
 
-def test_small_files_of_different_sizes_make_tasks_of_about_as_many_rows(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    """As the tasks of a night leave them, which shrink."""
-    for number, rows in enumerate([2000, 2000, 1000, 1000, 500, 500, 250, 250]):
-        values = pa.array([os.urandom(200) for _ in range(rows)])
-        pq.write_table(pa.table({"value": values}), tmp_path / f"{number}.parquet")
-
-    read = spark.read.parquet(str(tmp_path))
-
-    counts = read.groupBy(F.spark_partition_id().alias("task")).count().collect()
-    assert sum(row["count"] for row in counts) == 7500
-    assert max(row["count"] for row in counts) <= 4500
+def test_a_session_has_other_settings_inside_a_block_alone(spark: SparkSession) -> None:
+    known, own = "spark.sql.files.openCostInBytes", "catalog-batch.own"
+    before = spark.conf.get(known)
+    with pytest.raises(KeyError), configured(spark, {known: 65536, own: "inside"}):
+        assert (spark.conf.get(known), spark.conf.get(own)) == ("65536", "inside")
+        raise KeyError("of the block")
+    assert (spark.conf.get(known), spark.conf.get(own, None)) == (before, None)
 
 
 def test_results_come_in_the_order_of_the_steps(spark: SparkSession) -> None:

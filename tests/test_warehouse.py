@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from deltalake import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from catalog_batch import tables
@@ -326,6 +328,21 @@ def test_staged_rows_are_read_back_and_removed(warehouse: Warehouse) -> None:
         assertDataFrameEqual(staged, rows)
         assert (Path(warehouse.root) / "_staging" / "run").is_dir()
     assert not (Path(warehouse.root) / "_staging" / "run").exists()
+
+
+def test_staged_files_that_shrink_are_read_by_tasks_of_about_as_many_rows(
+    warehouse: Warehouse,
+) -> None:
+    spark = warehouse.spark
+    text = F.concat(*[F.sha2(F.rand(seed).cast("string"), 256) for seed in range(4)]).alias("text")
+    sizes = (2000, 2000, 1000, 1000, 500, 500, 250, 250)
+    rows = reduce(DataFrame.union, [spark.range(0, size, 1, 1).select(text) for size in sizes])
+
+    with warehouse.staged(rows, "shrinking") as staged:
+        counted = staged.groupBy(F.spark_partition_id().alias("task")).count().collect()
+
+    assert sum(row["count"] for row in counted) == sum(sizes)
+    assert max(row["count"] for row in counted) <= 0.6 * sum(sizes)
 
 
 def test_staged_rows_are_removed_also_after_an_error(warehouse: Warehouse) -> None:

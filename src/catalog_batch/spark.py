@@ -61,9 +61,6 @@ _LOCAL = {
     # Memory that a sort, an aggregate or a hash table takes at a time. The default for this heap is
     # 64 MB, which the JVM clears for a query of ten rows, and copies whenever it collects.
     "spark.buffer.pageSize": "4m",
-    # What opening a file counts as, in bytes, when files are packed into tasks. With the default,
-    # 4 MB, a night's small files are all alike, and one task gets all that are large among them.
-    "spark.sql.files.openCostInBytes": "65536",
     # Plans are described for pages that are off: the usual mode makes texts of 60,000 characters.
     "spark.sql.ui.explainMode": "simple",
 }
@@ -175,6 +172,22 @@ def run_together(session: SparkSession, *steps: Callable[[], _T]) -> list[_T]:
     if errors:
         raise errors[0]
     return [step.result() for step in running]
+
+
+@contextmanager
+def configured(session: SparkSession, settings: Mapping[str, object]) -> Iterator[None]:
+    """Give a session other settings inside the block, and those it had after it."""
+    before = {key: session.conf.get(key, None) for key in settings}
+    for key, value in settings.items():
+        session.conf.set(key, str(value))
+    try:
+        yield
+    finally:
+        for key, was in before.items():
+            if was is None:
+                session.conf.unset(key)
+            else:
+                session.conf.set(key, was)
 
 
 def cancel_until_done(session: SparkSession, *running: "Future[Any]") -> None:

@@ -20,10 +20,21 @@ from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
-from catalog_batch.spark import build_session, no_rows, run_together, thread_of_jvm, wait_until_idle
+from catalog_batch.spark import (
+    build_session,
+    configured,
+    no_rows,
+    run_together,
+    thread_of_jvm,
+    wait_until_idle,
+)
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+
+_BY_SIZE = {"spark.sql.files.openCostInBytes": 2**16}
+"""What opening a file counts as when files are packed into tasks. With the default, 4 MB, the small
+files of a night are all alike, and one task gets all that are large among them."""
 
 
 @contextmanager
@@ -213,7 +224,9 @@ class Warehouse:
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
         """Write ``frame`` once to ``_staging/<name>`` and read it back; removed at the end."""
         with self.staging(name):
-            yield self.stage(frame, name)
+            staged = self.stage(frame, name)
+            with configured(self.spark, _BY_SIZE):
+                yield staged
 
     @contextmanager
     def staging(self, name: str) -> Iterator[str]:
@@ -346,18 +359,6 @@ class Warehouse:
 
     def _hadoop_path(self, path: str):  # type: ignore[no-untyped-def]  # a JVM object
         return self.spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
-
-
-@contextmanager
-def arrow_batches_of(spark: SparkSession, rows: int) -> Iterator[None]:
-    """Hand rows to Python workers in batches of this size inside the block."""
-    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = str(spark.conf.get(key))
-    spark.conf.set(key, rows)
-    try:
-        yield
-    finally:
-        spark.conf.set(key, before)
 
 
 def _creation(table: Table, path: str) -> str:

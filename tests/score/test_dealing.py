@@ -45,13 +45,13 @@ def test_a_key_lands_in_its_partition(spark: SparkSession) -> None:
     assert hashed.where("hash <> number").count() == 0
 
 
-@pytest.mark.parametrize("rounds", [[5], [1000], [4000, 2000, 1000, 900], [1200, 1200, 600]])
+@pytest.mark.parametrize("rounds", [[70], [1000], [4000, 2000, 1000, 900], [1200, 1200, 600]])
 def test_tasks_have_the_sizes_of_their_rounds(spark: SparkSession, rounds: list[int]) -> None:
     slots = 3
     image_id = F.sha2(F.col("id").cast("string"), 256).alias("image_id")
     # From one file, as those of a night may come.
     images = spark.range(0, sum(rounds), 1, 1).select(image_id)
-    dealt = deal_out(images, rounds, slots)
+    dealt = deal_out(images, rounds, slots, 32)
     assert dealt.rdd.getNumPartitions() == slots * len(rounds)
     counted = dealt.groupBy(F.spark_partition_id().alias("task")).count().collect()
     found = {row["task"]: row["count"] for row in counted}
@@ -62,9 +62,18 @@ def test_tasks_have_the_sizes_of_their_rounds(spark: SparkSession, rounds: list[
         assert abs(count - meant) <= (5 * meant**0.5 if len(rounds) > 1 else 1)
 
 
+@pytest.mark.parametrize(("images", "tasks"), [(1, 1), (32, 1), (33, 2), (65, 3), (2000, 63)])
+def test_few_images_do_not_have_every_place_load_the_model(
+    spark: SparkSession, images: int, tasks: int
+) -> None:
+    rounds = round_sizes(images, slots=64, batch_size=32)
+    dealt = deal_out(spark.range(images).select("id"), rounds, 64, 32)
+    assert dealt.rdd.getNumPartitions() == (tasks if len(rounds) == 1 else 64 * len(rounds))
+
+
 def test_a_task_that_is_tried_again_has_the_same_images(spark: SparkSession) -> None:
     images = spark.range(0, 3000, 1, 4).select(F.col("id").cast("string").alias("image_id"))
     same = images.orderBy(F.desc("image_id"))  # read in another order
     at = F.spark_partition_id().alias("task")
-    one = deal_out(images, [2000, 1000], 2).select("image_id", at)
-    assert one.exceptAll(deal_out(same, [2000, 1000], 2).select("image_id", at)).count() == 0
+    one = deal_out(images, [2000, 1000], 2, 32).select("image_id", at)
+    assert one.exceptAll(deal_out(same, [2000, 1000], 2, 32).select("image_id", at)).count() == 0

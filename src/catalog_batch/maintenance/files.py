@@ -1,7 +1,7 @@
 """The data files of one Delta table: how many, how large, rewritten and deleted."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +13,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from catalog_batch.spark import configured
 from catalog_batch.tables import Table
 from catalog_batch.warehouse import Warehouse
 
@@ -56,7 +57,7 @@ def optimize(
     The rows stay the same, in one new version, or none when there is nothing to merge.
     """
     target = DeltaTable.forPath(warehouse.spark, warehouse.path(table)).optimize()
-    with _configured(warehouse.spark, _optimize_settings(target_mib)):
+    with configured(warehouse.spark, _optimize_settings(target_mib)):
         done = target.executeZOrderBy(cluster_by) if cluster_by else target.executeCompaction()
         metrics = done.collect()[0]["metrics"]
     return Rewritten(metrics["numFilesRemoved"], metrics["numFilesAdded"])
@@ -69,7 +70,7 @@ def vacuum(warehouse: Warehouse, table: Table, retention_hours: int) -> int:
     """
     before, _ = disk_usage(warehouse, table)
     with (
-        _configured(warehouse.spark, _vacuum_settings(warehouse.spark)),
+        configured(warehouse.spark, _vacuum_settings(warehouse.spark)),
         _printing_to_stderr(warehouse.spark),
     ):
         DeltaTable.forPath(warehouse.spark, warehouse.path(table)).vacuum(retention_hours)
@@ -80,7 +81,7 @@ def count_vacuumable(warehouse: Warehouse, table: Table, retention_hours: int) -
     """Return how many files ``vacuum`` would delete; Delta lists 1000 at the most."""
     path = warehouse.path(table).replace("`", "``")
     with (
-        _configured(warehouse.spark, _vacuum_settings(warehouse.spark)),
+        configured(warehouse.spark, _vacuum_settings(warehouse.spark)),
         _printing_to_stderr(warehouse.spark),
     ):
         return warehouse.spark.sql(
@@ -161,21 +162,6 @@ def _vacuum_settings(spark: SparkSession) -> dict[str, str]:
             spark.sparkContext.defaultParallelism
         ),
     }
-
-
-@contextmanager
-def _configured(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    before = {key: spark.conf.get(key, None) for key in settings}
-    for key, value in settings.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key, was in before.items():
-            if was is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, was)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ others ("factoring": Hummel, Schonberg and Flynn, Factoring: a method for schedu
 Communications of the ACM 35, 1992).
 """
 
+import math
 from itertools import accumulate
 
 from pyspark.sql import DataFrame
@@ -34,14 +35,15 @@ def round_sizes(images: int, slots: int, batch_size: int) -> list[int]:
     return [*sizes, left]
 
 
-def deal_out(images: DataFrame, rounds: list[int], slots: int) -> DataFrame:
+def deal_out(images: DataFrame, rounds: list[int], slots: int, batch_size: int) -> DataFrame:
     """Repartition images so that tasks, which start in order, have the sizes of their rounds.
 
     A hash of ``image_id`` chooses, so sizes are right but for chance, and a task that Spark tries
-    again has the same images. Of a single round chance would matter, and all get as many.
+    again has the same images. Of a single round chance would matter, and all get as many; but no
+    task is for less than a batch, for its worker may have to load the model first.
     """
     if len(rounds) == 1:
-        return images.repartition(slots)
+        return images.repartition(min(slots, math.ceil(rounds[0] / batch_size)))
     place = F.pmod(F.xxhash64("image_id"), F.lit(sum(rounds)))
     task = F.lit(0)
     for number, (size, end) in enumerate(zip(rounds, accumulate(rounds), strict=True)):

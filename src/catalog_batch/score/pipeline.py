@@ -54,11 +54,13 @@ from catalog_batch.score.udf import (
     prediction_udf,
     shipped_bundle,
 )
-from catalog_batch.spark import task_slots
+from catalog_batch.spark import configured, task_slots
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
-from catalog_batch.warehouse import Warehouse, arrow_batches_of, cached
+from catalog_batch.warehouse import Warehouse, cached
 
 JOB = "score"
+
+_ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 ARROW_BATCH_BYTES = 2**20
 """Images that cross from the JVM to Python at a time: more only wait there, and with fewer a task's
@@ -200,11 +202,13 @@ def _score_images(
         slots = task_slots(warehouse.spark)
         if pending * size <= DEALT_BYTES_PER_CORE * slots:
             # Those of a night may lie in one file, which one task alone would read.
-            contents = deal_out(contents, round_sizes(pending, slots, settings.batch_size), slots)
+            rounds = round_sizes(pending, slots, settings.batch_size)
+            contents = deal_out(contents, rounds, slots, settings.batch_size)
+        arrow_rows = rows_per_arrow_batch(size, settings.batch_size)
         answered = warehouse.spark.sparkContext.accumulator(0)
         predicted = _predicted(contents, udf(answered), model, run)
         with (
-            arrow_batches_of(warehouse.spark, rows_per_arrow_batch(size, settings.batch_size)),
+            configured(warehouse.spark, {_ARROW_ROWS: arrow_rows}),
             polled_progress("scoring", pending, lambda: min(answered.value, pending), "images"),
             warehouse.staged(predicted, run.run_id) as staged,
         ):

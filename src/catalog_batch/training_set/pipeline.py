@@ -1,10 +1,8 @@
 """Build the training set: one Delta version of shuffled, split, labelled images."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch import tables
@@ -13,7 +11,7 @@ from catalog_batch.errors import TrainingDataError
 from catalog_batch.moved_rows import with_current_label
 from catalog_batch.moves import read_moves
 from catalog_batch.runs import Run, Status
-from catalog_batch.spark import spark_progress
+from catalog_batch.spark import configured, spark_progress
 from catalog_batch.training_set import transforms
 from catalog_batch.warehouse import Warehouse, cached
 
@@ -124,27 +122,19 @@ def _write(
     )
     with (
         spark_progress(warehouse.spark, "writing training examples"),
-        _row_groups_of(warehouse.spark, settings.row_group_kib),
+        configured(warehouse.spark, _row_groups_of(settings.row_group_kib)),
         warehouse.stamped(run_id=run.run_id, job=JOB, digest=digest),
     ):
         warehouse.overwrite(shuffled, tables.TRAINING_EXAMPLES)
 
 
-@contextmanager
-def _row_groups_of(spark: SparkSession, kib: int) -> Iterator[None]:
-    """Make the Parquet writer close a row group at about this size.
+def _row_groups_of(kib: int) -> dict[str, int]:
+    """Return settings by which the Parquet writer closes a row group at about this size.
 
     It looks at the size only every so many rows, 100 at the least unless told.
     """
-    wanted = {
-        "parquet.block.size": str(kib * 1024),
-        "parquet.page.size.row.check.min": "8",
-        "parquet.page.size.row.check.max": "64",
+    return {
+        "parquet.block.size": kib * 1024,
+        "parquet.page.size.row.check.min": 8,
+        "parquet.page.size.row.check.max": 64,
     }
-    for key, value in wanted.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key in wanted:
-            spark.conf.unset(key)
