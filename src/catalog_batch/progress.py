@@ -66,6 +66,9 @@ def polled_progress(
     description: str, total: int | None, read: Callable[[], int], unit: str = ""
 ) -> Iterator[None]:
     """Show a bar that follows ``read()`` from a thread while the block works."""
+    if not console().is_terminal:
+        yield
+        return
     finished = threading.Event()
     with progress_bar(description, total, unit) as advance:
 

@@ -55,6 +55,8 @@ _LOCAL = {
     # Answers for a few dozen rows are smaller than the default, 64 KB, and would all wait in the
     # Python worker until its task ends.
     "spark.buffer.size": "4096",
+    # How often running tasks say how far they are. With the default, 10 s, a bar stands still.
+    "spark.executor.heartbeatInterval": "2s",
     # Rows decoded at a time. 4096 images, the default, are 64 MB and more a core, which the JVM
     # copies whenever it collects.
     "spark.sql.parquet.columnarReaderBatchSize": "256",
@@ -244,6 +246,52 @@ def wait_until_idle(session: SparkSession, asked: Any) -> None:
             return
         time.sleep(0.05)
     logger.warning("Spark still worked %g s after its jobs were cancelled", _STOP_SECONDS)
+
+
+class AnsweredRows:
+    """How many rows Python workers have answered in the first query that asks them from now on.
+
+    Tasks tell it while they run, with each heartbeat (``spark.executor.heartbeatInterval``), where
+    an accumulator of Python's is told when they end. Spark keeps it for its page on queries.
+    """
+
+    def __init__(self, session: SparkSession) -> None:
+        """Pass over the queries that there are."""
+        self._store: Any = session._jsparkSession.sharedState().statusStore()
+        self._earlier = self._newest()
+        self._metric: tuple[int, int] | None = None
+        self._rows = 0
+
+    def __call__(self) -> int:
+        """Return the rows of the last heartbeat; 0 before there is such a query."""
+        self._metric = self._metric or self._find()
+        if self._metric:
+            query, number = self._metric
+            told = self._store.executionMetrics(query).get(number)
+            if told.isDefined():
+                # As the query ends it is not there for a moment.
+                self._rows = max(self._rows, int(told.get().replace(",", "")))
+        return self._rows
+
+    def _newest(self) -> int:
+        count = self._store.executionsCount()
+        if not count:
+            return -1
+        return int(self._store.executionsList(count - 1, 1).apply(0).executionId())
+
+    def _find(self) -> tuple[int, int] | None:
+        query = self._newest()
+        if query == self._earlier:
+            return None
+        for node in _scala_items(self._store.planGraph(query).allNodes()):
+            if node.name() == "ArrowEvalPython":
+                numbers = {it.name(): it.accumulatorId() for it in _scala_items(node.metrics())}
+                return query, numbers["number of output rows"]
+        return None
+
+
+def _scala_items(sequence: Any) -> Iterator[Any]:
+    return (sequence.apply(place) for place in range(sequence.size()))
 
 
 def task_slots(session: SparkSession) -> int:

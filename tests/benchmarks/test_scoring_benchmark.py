@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from benchmarks.commands import Finished
 from benchmarks.scoring import bare_loop, compare, growth, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
 from benchmarks.scoring.catalogue import Catalogue
-from benchmarks.scoring.compare import BARE, Question, ScoringRuns, Size
+from benchmarks.scoring.compare import BARE, Lane, Question, ScoringRuns, Size
 from benchmarks.scoring.rows import ANSWER, LINEAGE, SCHEMA
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
@@ -28,6 +28,12 @@ from catalog_batch.tables import IMAGE_PREDICTIONS
 
 COUNT = 70
 SIZE = Size(part=100, whole=300, rounds=2)
+
+PUBLISHED = 0.8
+"""Part of its time after which a run of ours has published the predictions of images."""
+
+Best = dict[str, str]
+"""The best category of each image."""
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +134,10 @@ def test_published_arithmetic_is_another_one_with_nearly_the_same_answers(
 
 
 def finished(seconds: float) -> Finished:
-    """Return a run at noon whose first answer came after 9 s."""
+    """Return a run at noon: its first answer came after 9 s, all were published before the end."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    status = {"started_at": noon.isoformat(), "measures": {"start_up_seconds": 8.0}}
+    measures = {"start_up_seconds": 8.0, "published_seconds": seconds * PUBLISHED - 1}
+    status = {"started_at": noon.isoformat(), "measures": measures}
     started_at = noon.timestamp() - 1
     spent = {"driver": seconds / 2}
     return Finished(
@@ -150,7 +157,7 @@ def found(question: Question) -> dict[str, ScoringRuns]:
     for lane in question.lanes:
         pace = 40 if lane.name == BARE.name else 20
         part, whole = ([finished(10 + count / pace)] * 2 for count in (SIZE.part, SIZE.whole))
-        lanes[lane.name] = ScoringRuns(SIZE, part, whole)
+        lanes[lane.name] = lanes[lane.night] = ScoringRuns(SIZE, part, whole)
     return lanes
 
 
@@ -166,6 +173,37 @@ def test_the_steady_state_leaves_start_up_out(
     assert math.isnan(noise.images_per_second)
 
 
+def test_in_each_round_a_lane_scores_a_part_then_all_then_the_part_again(
+    question: Question, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = list[list[tuple[str, int]]]()
+
+    def paced(lanes: Sequence[Lane], of: Sequence[Catalogue]) -> list[tuple[Finished, Best]]:
+        scored.append([(lane.name, it.count) for lane, it in zip(lanes, of, strict=True)])
+        start_up = 10 if len(scored) > len(question.groups) else 100  # of the warm-up
+        return [(finished(start_up + count / 20), {"an image": name}) for name, count in scored[-1]]
+
+    def catalogues_of(counts: set[int], data: Path) -> dict[int, Catalogue]:
+        return {count: Catalogue(data, count) for count in counts}
+
+    monkeypatch.setattr(compare, "run_lanes", paced)
+    monkeypatch.setattr(compare, "make_catalogues", catalogues_of)
+    found = compare.measure_lanes(question, SIZE, tmp_path)
+
+    parts = [[(lane.name, SIZE.part) for lane in group] for group in question.groups]
+    wholes = [[(lane.name, lane.images(SIZE)) for lane in group] for group in question.groups]
+    one, other = ([part, whole, part] for part, whole in zip(parts, wholes, strict=True))
+    assert scored == [*parts, *one, *other, *other, *one]
+    for lane in question.lanes:
+        runs = found[lane.night if lane in question.own else lane.name]
+        assert [run.seconds for run in runs.part] == [10 + SIZE.part / 20] * 4
+        assert [run.seconds for run in runs.whole] == [10 + lane.images(SIZE) / 20] * 2
+        assert runs.images_per_second == pytest.approx(20)
+        assert runs.agreement == (lane is question.lanes[0])
+    for lane in question.own:
+        assert found[lane.name].images_per_second == pytest.approx(20 / PUBLISHED)
+
+
 def test_goals_say_what_is_short(question: Question, found: dict[str, ScoringRuns]) -> None:
     lines = [goal.line() for goal in compare.goals_of(question, found)]
     expected = {
@@ -175,7 +213,7 @@ def test_goals_say_what_is_short(question: Question, found: dict[str, ScoringRun
     }
     assert expected[question.name] in lines
     page = compare.page_of(question, found, "int8: onnx-int8")
-    assert page.count("\n| ") == len(question.lanes) + 2
+    assert page.count("\n| ") == len(question.lanes) + len(question.own) + 2
     assert "catalog-batch" in page.rpartition("first image after 9.0 s")[0]
     assert "CPU ms an image more: driver 25.00." in page
     last = question.lanes[-1]

@@ -13,9 +13,9 @@ from itertools import accumulate
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-LEAST_BATCHES, MOST_BATCHES = 1, 40
+LEAST_BATCHES, MOST_BATCHES = 1, 160
 """Of a task, but for chance: with less than one most of the model's batches would be small, and
-with more the progress that is told, by tasks, stands still for long."""
+with more much would be lost with a task that fails and is tried again."""
 
 MOST_ROUNDS = 32
 """Of the largest tasks: a night that would need more has larger ones instead."""

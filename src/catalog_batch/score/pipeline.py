@@ -3,12 +3,10 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
-from pyspark import Accumulator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -54,7 +52,7 @@ from catalog_batch.score.udf import (
     prediction_udf,
     shipped_bundle,
 )
-from catalog_batch.spark import configured, task_slots
+from catalog_batch.spark import AnsweredRows, configured, task_slots
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
 from catalog_batch.warehouse import Warehouse, cached
 
@@ -135,10 +133,10 @@ def score_catalogue(
     _tell_unknown(warehouse, scope)
     # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
-        udf = partial(
-            prediction_udf, bundle, settings.top_k, settings.batch_size, settings.keep_embeddings
+        predict = prediction_udf(
+            bundle, settings.top_k, settings.batch_size, settings.keep_embeddings
         )
-        with loading(warehouse.spark, udf()):
+        with loading(warehouse.spark, predict):
             warehouse.create(
                 tables.IMAGE_PREDICTIONS,
                 *([tables.IMAGE_EMBEDDINGS] if settings.keep_embeddings else []),
@@ -147,7 +145,7 @@ def score_catalogue(
             warehouse.clear_staging(JOB)
             with warehouse.stamped(**stamp), alone(warehouse, tables.IMAGE_PREDICTIONS, run):
                 scored, failed, left = _score_images(
-                    warehouse, model, udf, settings, run, read, scope
+                    warehouse, model, predict, settings, run, read, scope
                 )
         # Now, as the versions: these images stay scored when the decisions are refused.
         run.counts = {"images_scored": scored, "images_failed": failed, "images_left": left}
@@ -176,7 +174,7 @@ def score_catalogue(
 def _score_images(
     warehouse: Warehouse,
     model: ModelVersion,
-    udf: Callable[[Accumulator[int]], Predict],
+    predict: Predict,
     settings: ScoreSettings,
     run: Run,
     read: Versions,
@@ -205,11 +203,10 @@ def _score_images(
             rounds = round_sizes(pending, slots, settings.batch_size)
             contents = deal_out(contents, rounds, slots, settings.batch_size)
         arrow_rows = rows_per_arrow_batch(size, settings.batch_size)
-        answered = warehouse.spark.sparkContext.accumulator(0)
-        predicted = _predicted(contents, udf(answered), model, run)
+        predicted = _predicted(contents, predict, model, run)
         with (
             configured(warehouse.spark, {_ARROW_ROWS: arrow_rows}),
-            polled_progress("scoring", pending, lambda: min(answered.value, pending), "images"),
+            polled_progress("scoring", pending, AnsweredRows(warehouse.spark), "images"),
             warehouse.staged(predicted, run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
@@ -221,6 +218,7 @@ def _score_images(
                 with alone(warehouse, tables.IMAGE_EMBEDDINGS, run):
                     _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope)
             _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope)
+            run.measures["published_seconds"] = round(time.time() - run.started_at.timestamp(), 2)
     return pending, failed, there - pending
 
 

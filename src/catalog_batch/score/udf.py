@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from pyspark import Accumulator, inheritable_thread_target
+from pyspark import inheritable_thread_target
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
@@ -59,15 +59,13 @@ def prediction_udf(
     top_k: int,
     batch_size: int,
     keep_embeddings: bool = False,
-    answered: "Accumulator[int] | None" = None,
 ) -> Predict:
     """Return a UDF from stored JPEG bytes to a struct of ``PREDICTION_DDL``.
 
     Bytes go in and labels come out: no tensor crosses Arrow. An image that cannot be scored gets
     an empty ``top_k`` and a ``failure``; with ``keep_embeddings`` the others get theirs. The model
     runs on ``spark.task.cpus`` cores, or on the GPU that Spark gave the task
-    (``spark.task.resource.gpu.amount``), with as many threads that decode. ``answered`` counts
-    images, those of a task when it has ended well.
+    (``spark.task.resource.gpu.amount``), with as many threads that decode.
     """
 
     @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
@@ -75,10 +73,7 @@ def prediction_udf(
         from catalog_batch.score import worker  # on executors alone
 
         asked = worker.Asked(bundle_name, top_k, batch_size, keep_embeddings)
-        for answers in worker.predict(contents, asked):
-            if answered is not None:
-                answered.add(len(answers))
-            yield answers
+        return worker.predict(contents, asked)
 
     return predict  # type: ignore[no-any-return]
 
