@@ -69,6 +69,8 @@ _LOCAL = {
 
 
 _STEPS_AT_ONCE = 4
+# That may begin between two looks.
+_QUERIES_AT_ONCE = 20
 # Spark kills the Python worker of a cancelled task after 2 s.
 _STOP_SECONDS = 10.0
 _QUIET_SECONDS = 0.5
@@ -258,7 +260,7 @@ class AnsweredRows:
     def __init__(self, session: SparkSession) -> None:
         """Pass over the queries that there are."""
         self._store: Any = session._jsparkSession.sharedState().statusStore()
-        self._earlier = self._newest()
+        self._others = {query.executionId() for query in self._newest_queries()}
         self._metric: tuple[int, int] | None = None
         self._rows = 0
 
@@ -273,20 +275,21 @@ class AnsweredRows:
                 self._rows = max(self._rows, int(told.get().replace(",", "")))
         return self._rows
 
-    def _newest(self) -> int:
-        count = self._store.executionsCount()
-        if not count:
-            return -1
-        return int(self._store.executionsList(count - 1, 1).apply(0).executionId())
+    def _newest_queries(self) -> Iterator[Any]:
+        skipped = max(0, self._store.executionsCount() - _QUERIES_AT_ONCE)
+        return _scala_items(self._store.executionsList(skipped, _QUERIES_AT_ONCE))
 
     def _find(self) -> tuple[int, int] | None:
-        query = self._newest()
-        if query == self._earlier:
-            return None
-        for node in _scala_items(self._store.planGraph(query).allNodes()):
-            if node.name() == "ArrowEvalPython":
-                numbers = {it.name(): it.accumulatorId() for it in _scala_items(node.metrics())}
-                return query, numbers["number of output rows"]
+        # Not the newest alone: while a query is planned, Delta asks others about its tables.
+        for each in self._newest_queries():
+            query = each.executionId()
+            if query in self._others:
+                continue
+            for node in _scala_items(self._store.planGraph(query).allNodes()):
+                if node.name() == "ArrowEvalPython":
+                    numbers = {it.name(): it.accumulatorId() for it in _scala_items(node.metrics())}
+                    return query, numbers["number of output rows"]
+            self._others.add(query)
         return None
 
 
