@@ -1,6 +1,7 @@
 """What a person sees on a terminal while a job works."""
 
 import io
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -47,6 +48,23 @@ def test_a_polled_bar_follows_what_it_reads(
     assert " 0/1000" not in screen.getvalue().splitlines()[-1]
 
 
+def test_a_bar_that_cannot_be_told_how_far_it_is_does_not_end_the_work(
+    screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.001)
+    asked = list[int]()
+
+    def read() -> int:
+        asked.append(1)
+        raise ConnectionError
+
+    with progress.polled_progress("looking at files", 1_000, read):
+        while len(asked) < 2:
+            pass
+    assert len(asked) == 2
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_training_bar_tells_epoch_images_rate_and_the_share_of_waiting(
     screen: io.StringIO,
 ) -> None:
@@ -76,4 +94,6 @@ def test_nothing_is_drawn_where_nobody_looks(
     monkeypatch.setattr(progress, "console", lambda: Console(file=io.StringIO()))
     with progress.progress_bar("decoding images", 10) as advance:
         advance(10)
+    with progress.polled_progress("looking at files", 10, pytest.fail):
+        time.sleep(2 * progress.POLL_SECONDS)
     assert capfd.readouterr() == ("", "")

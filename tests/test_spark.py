@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from tests.commands import ROOT
 
@@ -47,9 +48,14 @@ def test_a_session_has_other_settings_inside_a_block_alone(spark: SparkSession) 
     assert (spark.conf.get(known), spark.conf.get(own, None)) == (before, None)
 
 
+@pytest.mark.parametrize("planned_again", ["false", "true"])
 def test_rows_that_python_answered_are_told_before_its_task_ends(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, planned_again: str
 ) -> None:
+    settings = {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": 4000,
+        "spark.sql.adaptive.enabled": planned_again,
+    }
     go = str(tmp_path / "go")
 
     @pandas_udf("long")  # type: ignore[call-overload, untyped-decorator]
@@ -61,19 +67,21 @@ def test_rows_that_python_answered_are_told_before_its_task_ends(
 
     told = AnsweredRows(spark)
     assert told() == 0
-    with (
-        configured(spark, {"spark.sql.execution.arrow.maxRecordsPerBatch": 4000}),
-        ThreadPoolExecutor(1) as threads,
-    ):
-        answers = spark.range(0, 8000, 1, 1).select(half_at_once("id"))
-        asked = threads.submit(answers.write.format("noop").mode("overwrite").save)
-        until(lambda: told() == 4000)
-        assert not asked.done()
-        Path(go).touch()
+    with configured(spark, settings), ThreadPoolExecutor(1) as threads:
+        chosen = F.broadcast(spark.range(4000, 12000))
+        dealt = spark.range(12000).join(chosen, "id").repartition(1, "id")
+        answers = dealt.select(half_at_once("id"))
+        asked = threads.submit(answers.write.parquet, str(tmp_path / "answers"))
+        try:
+            until(lambda: told() == 4000)
+            assert not asked.done()
+        finally:
+            Path(go).touch()
         asked.result()
-    until(lambda: told() == 8000)
-    assert answers.count() == 8000
-    assert told() == 8000  # of that query still
+        until(lambda: told() == 8000)
+        assert len(answers.collect()) == 8000
+        time.sleep(1)
+    assert told() == 8000  # of the first query still
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:

@@ -1,5 +1,6 @@
 """What a person sees while a job works: bars and tables on standard error."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 POLL_SECONDS = 0.25
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -65,20 +68,33 @@ class _Rate(ProgressColumn):
 def polled_progress(
     description: str, total: int | None, read: Callable[[], int], unit: str = ""
 ) -> Iterator[None]:
-    """Show a bar that follows ``read()`` from a thread while the block works."""
+    """Show a bar that follows ``read()`` while the block works.
+
+    It is called before the block begins and from then on by a thread; never where nobody looks.
+    When it fails the bar stops, and the work goes on.
+    """
     if not console().is_terminal:
         yield
         return
-    finished = threading.Event()
+    finished, seen = threading.Event(), 0
     with progress_bar(description, total, unit) as advance:
 
-        def follow() -> None:
-            seen = 0
-            while not finished.wait(POLL_SECONDS):
+        def is_told() -> bool:
+            nonlocal seen
+            try:
                 now = read()
-                advance(now - seen)
-                seen = now
+            except Exception:
+                logger.debug("how far %r is cannot be told", description, exc_info=True)
+                return False
+            advance(now - seen)
+            seen = now
+            return True
 
+        def follow() -> None:
+            while not finished.wait(POLL_SECONDS) and is_told():
+                pass
+
+        is_told()
         thread = threading.Thread(target=follow, name="progress", daemon=True)
         thread.start()
         try:

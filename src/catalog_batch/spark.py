@@ -1,6 +1,7 @@
 """The only place where a Spark session is built."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ _LOCAL = {
     "spark.buffer.size": "4096",
     # How often running tasks say how far they are. With the default, 10 s, a bar stands still.
     "spark.executor.heartbeatInterval": "2s",
+    # As long as by default, 10 minutes, before one that is not answered ends the process.
+    "spark.executor.heartbeat.maxFailures": "300",
     # Rows decoded at a time. 4096 images, the default, are 64 MB and more a core, which the JVM
     # copies whenever it collects.
     "spark.sql.parquet.columnarReaderBatchSize": "256",
@@ -69,8 +72,8 @@ _LOCAL = {
 
 
 _STEPS_AT_ONCE = 4
-# That may begin between two looks.
-_QUERIES_AT_ONCE = 20
+# For how many rows are answered; queries that may begin between two looks.
+_LOOK_SECONDS, _QUERIES_AT_ONCE = 0.5, 20
 # Spark kills the Python worker of a cancelled task after 2 s.
 _STOP_SECONDS = 10.0
 _QUIET_SECONDS = 0.5
@@ -180,11 +183,14 @@ def run_together(session: SparkSession, *steps: Callable[[], _T]) -> list[_T]:
 
 @contextmanager
 def configured(session: SparkSession, settings: Mapping[str, object]) -> Iterator[None]:
-    """Give a session other settings inside the block, and those it had after it."""
+    """Give a session other settings inside the block, and those it had after it.
+
+    One block at a time: of two that overlap, the first to begin may be the first to end.
+    """
     before = {key: session.conf.get(key, None) for key in settings}
-    for key, value in settings.items():
-        session.conf.set(key, str(value))
     try:
+        for key, value in settings.items():
+            session.conf.set(key, str(value))
         yield
     finally:
         for key, was in before.items():
@@ -258,39 +264,56 @@ class AnsweredRows:
     """
 
     def __init__(self, session: SparkSession) -> None:
-        """Pass over the queries that there are."""
-        self._store: Any = session._jsparkSession.sharedState().statusStore()
-        self._others = {query.executionId() for query in self._newest_queries()}
-        self._metric: tuple[int, int] | None = None
+        """Begin with the first call, which passes over the queries that there are."""
+        self._session = session
+        self._others: set[int] | None = None
+        self._query: int | None = None
+        self._metric = -1
         self._rows = 0
+        self._looked_at = -math.inf
 
     def __call__(self) -> int:
         """Return the rows of the last heartbeat; 0 before there is such a query."""
-        self._metric = self._metric or self._find()
-        if self._metric:
-            query, number = self._metric
-            told = self._store.executionMetrics(query).get(number)
-            if told.isDefined():
-                # As the query ends it is not there for a moment.
-                self._rows = max(self._rows, int(told.get().replace(",", "")))
+        if self._others is None:
+            self._others = set(self._newest_queries())
+        elif time.monotonic() > self._looked_at + _LOOK_SECONDS:
+            self._look(self._others)
+            self._looked_at = time.monotonic()
         return self._rows
 
-    def _newest_queries(self) -> Iterator[Any]:
-        skipped = max(0, self._store.executionsCount() - _QUERIES_AT_ONCE)
-        return _scala_items(self._store.executionsList(skipped, _QUERIES_AT_ONCE))
+    def _look(self, others: set[int]) -> None:
+        if self._query is None:
+            # Not the newest alone: while a query is planned, Delta asks others about its tables.
+            for query in self._newest_queries():
+                if query not in others and self._finds_metric(query):
+                    self._query = query
+                    break
+                others.add(query)
+        if self._query is not None:
+            told = self._store.executionMetrics(self._query).get(self._metric)
+            if told.isDefined():
+                # Not there for a moment as the query ends.
+                self._rows = max(self._rows, int(told.get().replace(",", "")))
+            elif not self._rows:
+                # Planned again while it ran, the query counts elsewhere.
+                self._finds_metric(self._query)
 
-    def _find(self) -> tuple[int, int] | None:
-        # Not the newest alone: while a query is planned, Delta asks others about its tables.
-        for each in self._newest_queries():
-            query = each.executionId()
-            if query in self._others:
-                continue
-            for node in _scala_items(self._store.planGraph(query).allNodes()):
-                if node.name() == "ArrowEvalPython":
-                    numbers = {it.name(): it.accumulatorId() for it in _scala_items(node.metrics())}
-                    return query, numbers["number of output rows"]
-            self._others.add(query)
-        return None
+    def _finds_metric(self, query: int) -> bool:
+        for node in _scala_items(self._store.planGraph(query).allNodes()):
+            if node.name() == "ArrowEvalPython":
+                numbers = {it.name(): it.accumulatorId() for it in _scala_items(node.metrics())}
+                self._metric = numbers["number of output rows"]
+                return True
+        return False
+
+    def _newest_queries(self) -> list[int]:
+        skipped = max(0, self._store.executionsCount() - _QUERIES_AT_ONCE)
+        queries = self._store.executionsList(skipped, _QUERIES_AT_ONCE)
+        return [query.executionId() for query in _scala_items(queries)]
+
+    @property
+    def _store(self) -> Any:
+        return self._session._jsparkSession.sharedState().statusStore()
 
 
 def _scala_items(sequence: Any) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """A tiny real model over one warehouse; each test looks at what one of the runs left behind."""
 
+import io
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from rich.console import Console
 from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, OpenShop, Shop, State
 
-from catalog_batch import tables
+from catalog_batch import progress, tables
 from catalog_batch.errors import (
     ConcurrentWriteError,
     GateRefusedError,
@@ -31,6 +33,7 @@ from catalog_batch.score.checks import (
     pass_failures,
 )
 from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
+from catalog_batch.spark import AnsweredRows
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
 
@@ -112,6 +115,7 @@ def test_every_image_that_a_product_shows_is_scored_once(first: State, photos: l
     assert set(first.images) == expected
     assert first.run.rows_in == len(expected)
     assert (first.summary.images_scored, first.summary.images_failed) == (4, 1)
+    assert first.run.measures["published_seconds"] > first.run.measures["start_up_seconds"]
     assert first.run.status == Status.PUBLISHED
 
 
@@ -328,6 +332,26 @@ def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
     add_tree(shop.warehouse, 1, "another")
     with pytest.raises(GateRefusedError, match="1 products would get a category outside"):
         shop.score()
+
+
+def test_a_terminal_is_told_how_many_images_have_an_answer(
+    open_shop: OpenShop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = open_shop(tmp_path)
+    shop.add_images(*photos)
+    shop.add_links(*((f"p{number}", photo) for number, photo in enumerate(photos)))
+    told = list[int]()
+
+    class Recorded(AnsweredRows):
+        def __call__(self) -> int:
+            told.append(super().__call__())
+            return told[-1]
+
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(progress, "console", lambda: terminal)
+    monkeypatch.setattr(pipeline, "AnsweredRows", Recorded)
+    assert shop.score().summary.images_scored == len(photos)
+    assert (told[0], told[-1]) == (0, len(photos))
 
 
 def test_images_that_are_answered_once_each_pass_and_those_that_failed_are_counted(

@@ -39,8 +39,8 @@ def deal_out(images: DataFrame, rounds: list[int], slots: int, batch_size: int) 
     """Repartition images so that tasks, which start in order, have the sizes of their rounds.
 
     A hash of ``image_id`` chooses, so sizes are right but for chance, and a task that Spark tries
-    again has the same images. Of a single round chance would matter, and all get as many; but no
-    task is for less than a batch, for its worker may have to load the model first.
+    again has the same images. Of a single round chance would matter, and all get as many; but there
+    are no more tasks than batches, for each worker may have to load the model first.
     """
     if len(rounds) == 1:
         return images.repartition(min(slots, math.ceil(rounds[0] / batch_size)))
