@@ -57,9 +57,9 @@ _LOCAL = {
     # Python worker until its task ends.
     "spark.buffer.size": "4096",
     # How often running tasks say how far they are. With the default, 10 s, a bar stands still.
-    "spark.executor.heartbeatInterval": "2s",
+    "spark.executor.heartbeatInterval": "5s",
     # As long as by default, 10 minutes, before one that is not answered ends the process.
-    "spark.executor.heartbeat.maxFailures": "300",
+    "spark.executor.heartbeat.maxFailures": "120",
     # Rows decoded at a time. 4096 images, the default, are 64 MB and more a core, which the JVM
     # copies whenever it collects.
     "spark.sql.parquet.columnarReaderBatchSize": "256",

@@ -18,8 +18,7 @@ from catalog_batch.score.dealing import MOST_ROUNDS, _key_of_partition, deal_out
         (200, 2, [136, 64]),
         (3200, 2, [2400, 600, 136, 64]),
         (3200, 8, [2400, 544, 256]),
-        (6400, 2, [4800, 1200, 300, 100]),
-        (25600, 2, [10240, 10240, 3840, 960, 240, 80]),
+        (6400, 2, [2560, 2560, 960, 240, 80]),
     ],
 )
 def test_a_round_takes_three_quarters_of_what_is_left(
@@ -35,7 +34,7 @@ def test_rounds_shrink_from_most_batches_to_least_and_lose_no_image() -> None:
         rounds = round_sizes(images, slots, batch_size=32)
         assert sum(rounds) == images
         assert min(rounds) >= min(images, 32 * slots)
-        assert max(rounds) <= max(160 * 32 * slots, images // MOST_ROUNDS)
+        assert max(rounds) <= max(40 * 32 * slots, images // MOST_ROUNDS)
         assert all(one >= other for one, other in pairwise(rounds))
         assert len(rounds) < MOST_ROUNDS + 15
 

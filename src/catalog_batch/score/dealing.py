@@ -13,7 +13,7 @@ from itertools import accumulate
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-LEAST_BATCHES, MOST_BATCHES = 1, 160
+LEAST_BATCHES, MOST_BATCHES = 1, 40
 """Of a task, but for chance: with less than one most of the model's batches would be small, and
 with more much would be lost with a task that fails and is tried again."""
 
