@@ -68,7 +68,8 @@ def test_few_images_do_not_have_every_place_load_the_model(
 ) -> None:
     rounds = round_sizes(images, slots=64, batch_size=32)
     dealt = deal_out(spark.range(images).select("id"), rounds, 64, 32)
-    assert dealt.rdd.getNumPartitions() == (tasks if len(rounds) == 1 else 64 * len(rounds))
+    assert len(rounds) == 1
+    assert dealt.rdd.getNumPartitions() == tasks
 
 
 def test_a_task_that_is_tried_again_has_the_same_images(spark: SparkSession) -> None:
