@@ -214,7 +214,7 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-        print(f"trained on {name} pictures: the last loss is {float(loss):.3f}", flush=True)
+        print(f"trained on {name} pictures: the last loss is {loss.item():.3f}", flush=True)
     network.eval()
 
 

@@ -13,7 +13,8 @@ from benchmarks.commands import Finished
 from benchmarks.scoring import bare_loop, compare, growth, spark_usual
 from benchmarks.scoring.arithmetic import ARITHMETIC
 from benchmarks.scoring.catalogue import Catalogue
-from benchmarks.scoring.compare import BARE, Lane, Question, ScoringRuns, Size
+from benchmarks.scoring.compare import ScoringRuns
+from benchmarks.scoring.lanes import BARE, QUESTIONS, Lane, Question, Size
 from benchmarks.scoring.rows import ANSWER, LINEAGE, SCHEMA
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
@@ -145,9 +146,9 @@ def finished(seconds: float) -> Finished:
     )
 
 
-@pytest.fixture(params=compare.QUESTIONS)
+@pytest.fixture(params=QUESTIONS)
 def question(request: pytest.FixtureRequest) -> Question:
-    return compare.QUESTIONS[request.param]
+    return QUESTIONS[request.param]
 
 
 @pytest.fixture
@@ -223,10 +224,7 @@ def test_goals_say_what_is_short(question: Question, found: dict[str, ScoringRun
 
 
 def test_engines_are_compared_with_one_model_and_the_usual_ways_with_the_shipped_one() -> None:
-    models = {
-        name: {lane.model for lane in question.lanes}
-        for name, question in compare.QUESTIONS.items()
-    }
+    models = {name: {lane.model for lane in question.lanes} for name, question in QUESTIONS.items()}
     assert models == {
         "fp32": {"as_trained"},
         "int8": {"in_int8"},

@@ -33,7 +33,7 @@ from catalog_batch.score.checks import (
     pass_failures,
 )
 from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
-from catalog_batch.spark import AnsweredRows
+from catalog_batch.spark_progress import AnsweredRows
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
 

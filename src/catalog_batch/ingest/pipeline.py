@@ -32,7 +32,8 @@ from catalog_batch.ingest.outcomes import (
 from catalog_batch.ingest.policy import SourcePolicy
 from catalog_batch.ingest.sources import ImageRoot, shown_uri
 from catalog_batch.runs import Run, Status
-from catalog_batch.spark import no_rows, run_together, spark_progress
+from catalog_batch.spark import no_rows, run_together
+from catalog_batch.spark_progress import task_progress
 from catalog_batch.warehouse import Warehouse
 
 JOB = "ingest"
@@ -235,7 +236,7 @@ def _decode(
 ) -> tuple[dict[str, float], DataFrame]:
     """Look at all files and read what is to do; return figures and one outcome for each row."""
     policy = _policy(request, intake.night, settings)
-    with spark_progress(warehouse.spark, "looking at files", intake.rows_in, "files"):
+    with task_progress(warehouse.spark, "looking at files", intake.rows_in, "files"):
         plan = warehouse.stage(_planned(warehouse, intake, policy), f"{run.run_id}/plan")
     counts = count_plan(plan, intake.repeated)
     logger.info("planned %s", counts)
@@ -247,7 +248,7 @@ def _decode(
             settings.rows_per_task,
         ).transform(with_outcomes, policy, f"{warehouse.root}/_staging/{run.run_id}/images")
         started = time.monotonic()
-        with spark_progress(warehouse.spark, "decoding images", counts["to_do"], "images"):
+        with task_progress(warehouse.spark, "decoding images", counts["to_do"], "images"):
             decoded = warehouse.stage(decoded, f"{run.run_id}/decoded")
         run.images_per_second = round(counts["to_do"] / (time.monotonic() - started), 2)
     else:

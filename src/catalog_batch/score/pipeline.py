@@ -52,7 +52,8 @@ from catalog_batch.score.udf import (
     prediction_udf,
     shipped_bundle,
 )
-from catalog_batch.spark import AnsweredRows, configured, task_slots
+from catalog_batch.spark import configured, task_slots
+from catalog_batch.spark_progress import AnsweredRows
 from catalog_batch.taxonomy import ancestors, category_id, inner_nodes
 from catalog_batch.warehouse import Warehouse, cached
 

@@ -11,7 +11,8 @@ from catalog_batch.errors import TrainingDataError
 from catalog_batch.moved_rows import with_current_label
 from catalog_batch.moves import read_moves
 from catalog_batch.runs import Run, Status
-from catalog_batch.spark import configured, spark_progress
+from catalog_batch.spark import configured
+from catalog_batch.spark_progress import task_progress
 from catalog_batch.training_set import transforms
 from catalog_batch.warehouse import Warehouse, cached
 
@@ -121,7 +122,7 @@ def _write(
         .sortWithinPartitions("split", "_order")
     )
     with (
-        spark_progress(warehouse.spark, "writing training examples"),
+        task_progress(warehouse.spark, "writing training examples"),
         configured(warehouse.spark, _row_groups_of(settings.row_group_kib)),
         warehouse.stamped(run_id=run.run_id, job=JOB, digest=digest),
     ):
