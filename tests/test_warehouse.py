@@ -251,6 +251,31 @@ def test_inserting_new_rows_leaves_stored_ones_and_makes_no_version_without_any(
     assert stored(products, tables.PRODUCTS)[0]["title"] == "first"
 
 
+def answer(image_id: str, model_version: int) -> dict[str, Any]:
+    given = {"image_id": image_id, "model_name": "m", "model_version": model_version}
+    unknown = dict.fromkeys(("others", "margin", "nodes", "energy"))
+    return {**given, "top_k": [], **unknown, "failure": "f", "scored_at": NOW, "run_id": "r1"}
+
+
+@pytest.mark.parametrize("restamp", [False, True])
+def test_files_of_rows_that_share_no_value_with_the_new_ones_are_not_read(
+    warehouse: Warehouse, restamp: bool
+) -> None:
+    table, shared = tables.IMAGE_PREDICTIONS, {"model_name": "m", "model_version": 2}
+    warehouse.create(table)
+    warehouse.append(frame(warehouse, table, answer("a", 1), answer("b", 1)), table)
+    for file in Path(warehouse.path(table)).glob("*.parquet"):
+        file.unlink()
+    rows = frame(warehouse, table, answer("a", 2), answer("c", 2))
+    for expected in (2, 2 * restamp):
+        if restamp:
+            assert warehouse.upsert(rows, table, restamp, shared) == expected
+        else:
+            assert warehouse.insert_new(rows, table, shared) == expected
+    with pytest.raises(Py4JJavaError, match="FAILED_READ_FILE"):
+        warehouse.insert_new(rows, table)
+
+
 def test_rows_are_deleted_by_key(products: Warehouse) -> None:
     rows = frame(products, tables.PRODUCTS, product("p1"), product("p2"))
     products.upsert(rows, tables.PRODUCTS)

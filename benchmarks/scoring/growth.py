@@ -5,9 +5,10 @@
 Catalogues of growing size are scored whole, each of products with one image; the time that the next
 size takes more, by its images more, is the steady time of an image: no step should take more of it
 than a smaller one did. The small catalogues are scored three times, for in so few seconds chance
-counts, and the median is taken. Then each gets a night of a few new products. The largest has two
-nights more without any: one as it comes, which is known from the logs, and one with another
-setting, for which all that is stored has to be looked at. The network is small (SqueezeNet at 32
+counts, and the median is taken. Then each gets a night of a few new products, of which Delta says
+how long its two MERGEs took. The largest has two nights more without any: one as it comes, which is
+known from the logs, and one with another setting, for which every product is decided again. The
+network is small (SqueezeNet at 32
 pixels) and a few pictures repeat under many ids: what is timed is all that is not the network.
 """
 
@@ -28,6 +29,7 @@ from benchmarks.ingest.lanes import CATALOG_BATCH, ingest_command
 from benchmarks.ingest.photos import SMALL, make_photos
 from benchmarks.measure import Goal, arguments, require_idle, table, write_result
 from benchmarks.scoring.random_bundle import write_random_bundle
+from deltalake import DeltaTable
 from PIL import Image
 
 from catalog_batch.registry import Registry
@@ -42,8 +44,8 @@ CLASSES = 8
 PICTURES = 64
 MODEL = "growth"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-OTHER = "score.min_gate_products=101"
-"""A setting that decides nothing here, but that the logs of earlier runs do not have."""
+OTHER = "score.min_margin=1e-9"
+"""A setting that no decision here turns on, but that the logs of earlier runs do not have."""
 
 ROUNDS, REPEATED = 3, 10_000
 """How often catalogues up to that size are scored whole."""
@@ -61,6 +63,8 @@ class Nights:
 
     whole: tuple[Finished, ...]
     few: Finished
+    merges: dict[str, float]
+    """Seconds that the MERGEs of the few took, by table."""
 
     @property
     def seconds(self) -> float:
@@ -141,11 +145,11 @@ def _picture(seed: int) -> bytes:
     return encoded.getvalue()
 
 
-def score(warehouse: Path, scored: int, *options: str) -> Finished:
-    """Run a night and require that it scored so many images.
+def score(warehouse: Path, scored: int, *options: str, decided: int | None = None) -> Finished:
+    """Run a night and require that it scored so many images, and decided so many products.
 
     Raises:
-        SystemExit: When it scored another number.
+        SystemExit: When these were other numbers.
     """
     command = [CATALOG_BATCH, "score", "-w", str(warehouse), "--model", f"{MODEL}@champion"]
     finished = run_command([*command, "--log-format", "json", *options])
@@ -153,7 +157,24 @@ def score(warehouse: Path, scored: int, *options: str) -> Finished:
     print(f"{warehouse.parent.name}: {found:,} images, {finished.seconds:.1f} s", flush=True)
     if found != scored:
         raise SystemExit(f"{scored:,} images should be scored: {finished.status}")
+    if decided not in (None, finished.status.get("measures", {}).get("products_decided")):
+        raise SystemExit(f"{decided:,} products should be decided: {finished.status}")
     return finished
+
+
+def merge_seconds(warehouse: Path) -> dict[str, float]:
+    """Return how long the newest commits took, which are MERGEs, by table.
+
+    Raises:
+        SystemExit: When one is of another kind.
+    """
+    found = dict[str, float]()
+    for name in ("image_predictions", "product_predictions"):
+        [commit] = DeltaTable(str(warehouse / name)).history(1)
+        if commit["operation"] != "MERGE":
+            raise SystemExit(f"The newest commit of {name} is no MERGE: {commit}")
+        found[name] = int(commit["operationMetrics"]["executionTimeMs"]) / 1000
+    return found
 
 
 def measure(sizes: tuple[int, ...], data: Path, work: Path) -> tuple[dict[int, Nights], Path]:
@@ -165,7 +186,8 @@ def measure(sizes: tuple[int, ...], data: Path, work: Path) -> tuple[dict[int, N
             warehouse = make_catalogue(size, work / f"catalogue-{size}-{number}", data)
             whole.append(score(warehouse, size))
         add_products(warehouse, size, size + NIGHT, NOW + timedelta(days=1))
-        found[size] = Nights(tuple(whole), score(warehouse, NIGHT))
+        few = score(warehouse, NIGHT)
+        found[size] = Nights(tuple(whole), few, merge_seconds(warehouse))
     return found, warehouse
 
 
@@ -185,11 +207,13 @@ def growth(paces: Sequence[float]) -> float:
 def goals_of(found: dict[int, Nights], looked_at: Finished) -> list[Goal]:
     paces = steady_ms(found)
     few = [nights.few.seconds for nights in found.values()]
+    merges = [sum(nights.merges.values()) for nights in found.values()]
     driver = [nights.peak_mib("driver") for nights in found.values()]
     return [
         Goal("scoring_growth_flat_per_image", growth(paces), FLAT, at_most=True),
         Goal("scoring_growth_driver_memory", driver[-1] / driver[0], FLAT, at_most=True),
         Goal("scoring_growth_of_a_night", max(few) / min(few), NIGHT_GROWS, at_most=True),
+        Goal("scoring_growth_of_merges", max(merges) / min(merges), NIGHT_GROWS, at_most=True),
         Goal("scoring_empty_night_seconds", looked_at.seconds, EMPTY_SECONDS, at_most=True),
     ]
 
@@ -203,19 +227,21 @@ def page_of(found: dict[int, Nights], known: Finished, looked_at: Finished) -> s
             f"{found[size].seconds:.1f}",
             pace,
             f"{found[size].few.seconds:.1f}",
+            *(f"{seconds:.2f}" for seconds in found[size].merges.values()),
             f"{found[size].peak_mib('driver'):,.0f}",
             f"{found[size].peak_mib():,.0f}",
         ]
         for size, pace in zip(sorted(found), paces, strict=True)
     ]
     header = (
-        "products", "whole s", "ms an image more", f"{NIGHT} more s", "driver MiB", "all MiB",
+        "products", "whole s", "ms an image more", f"{NIGHT} more s", "MERGE of images s",
+        "MERGE of products s", "driver MiB", "all MiB",
     )  # fmt: skip
     intro = f"# Scoring growing catalogues\n\n{__doc__.partition('[--data DIR]')[2].strip()}\n\n"
     empty = (
         f"A night without anything new over {max(found) + NIGHT:,} products takes "
         f"{known.seconds:.1f} s where the logs know it, and {looked_at.seconds:.1f} s where "
-        "everything is looked at; no image is decoded in either.\n\n"
+        "every product is decided again; no image is decoded in either.\n\n"
     )
     return f"{intro}{table(header, rows)}\n{empty}"
 
@@ -230,7 +256,7 @@ def main() -> None:
     try:
         found, largest = measure(sizes, given.data.resolve(), work)
         known = score(largest, 0)
-        looked_at = score(largest, 0, "--set", OTHER)
+        looked_at = score(largest, 0, "--set", OTHER, decided=max(sizes) + NIGHT)
     finally:
         shutil.rmtree(work)
     result = {

@@ -77,6 +77,7 @@ PLAIN = Lane(
 OURS = Lane("catalog-batch", "local[*], 1 thread a worker")
 # More images than the slower lanes score: those of a part would take it less than chance does.
 SHIPPED = replace(OURS, name="catalog-batch, as shipped", model="shipped", share=2.5)
+UNPRUNED = replace(OURS, name="catalog-batch, unpruned, in int8", model="in_int8")
 PUBLISHED = Lane("bare loop, as published", _TWO, "benchmarks.scoring.bare_loop", "published")
 ITERATOR = replace(PLAIN, name="Spark, iterator UDF, as published", way="iterator")
 TWO_UDFS = Lane(
@@ -116,7 +117,7 @@ IN_INT8 = tuple(
     tuple(replace(lane, model="in_int8", share=share) for lane in group)
     for group, share in zip(ENGINES, (1.0, 0.5), strict=True)
 )
-USUAL = ((BARE, SHIPPED, PUBLISHED), (ITERATOR, TWO_UDFS))
+USUAL = ((BARE, SHIPPED, UNPRUNED, PUBLISHED), (ITERATOR, TWO_UDFS))
 QUESTIONS = {
     question.name: question
     for question in (

@@ -9,6 +9,7 @@ CREATE TABLE model_variants (
   speed_up DOUBLE COMMENT 'Images per second over those of the model as trained, in the same run',
   agreement DOUBLE COMMENT 'Share of the test images with the best category of the model as trained',
   accuracy DOUBLE COMMENT 'Share of the test images whose best category is right',
+  accepted DOUBLE COMMENT 'Share of the test images whose best category is sure enough to be given, as of products of one image each; null before it was measured',
   made_version INT COMMENT 'Version that the kept one was registered as, null for all others',
   test_images BIGINT NOT NULL COMMENT 'Images of the test split that it answered',
   training_table_version BIGINT NOT NULL COMMENT 'Version of training_examples that they are of',

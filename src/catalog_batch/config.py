@@ -401,12 +401,14 @@ class ScoreSettings(_Section):
     """Least lead of a category's confidence over the next one's to accept it."""
 
     max_abstained_share: float = Field(default=1.0, ge=0, le=1)
-    """Share of the products that may be withheld; above it nothing is published (exit 30)."""
+    """Share of the products that may be withheld, of all and of those decided anew; above it
+    nothing is published (exit 30)."""
 
     max_drift: float = Field(default=0.5, ge=0, le=1)
     """How far the mix of categories may move from what is published, over the products that have a
-    decision already: the least share of them that changed. Above it nothing is published (exit 30):
-    the model may be broken, or the images."""
+    decision already, all and those decided anew: the least share of them that changed. And by how
+    much more of new products may be withheld than of those published. Above it nothing is published
+    (exit 30): the model may be broken, or the images."""
 
     max_failed_share: float = Field(default=0.05, ge=0, le=1)
     """Share of a night's images that may fail to be scored; above it nothing is published (exit
@@ -472,6 +474,10 @@ class OptimiseSettings(_Section):
     max_accuracy_loss: float = Field(default=0.003, ge=0, le=1)
     """Most that the accuracy on these images may fall: 0.003 are 0.3 points. By as much a variant
     of the champion may be less accurate for ``promote``."""
+
+    max_accepted_change: float = Field(default=0.02, ge=0, le=1)
+    """Most that the share of these images may change whose category is sure enough to be given:
+    thresholds, and what is unlike the training images, are those of the model as trained."""
 
     min_speed_up: float = Field(default=1.05, ge=1)
     """How many times as fast as the model as trained it must be to be worth another version, which

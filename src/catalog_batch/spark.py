@@ -255,15 +255,20 @@ def wait_until_idle(session: SparkSession, asked: Any) -> None:
 def task_slots(session: SparkSession) -> int:
     """Return how many tasks run at once: by cores, cores of a task, and GPUs of it.
 
-    Of executors that are there; with dynamic allocation more may come.
+    On executors that are there; with dynamic allocation on as many as may come, where
+    ``spark.dynamicAllocation.maxExecutors`` says how many.
     """
     conf = session.sparkContext.getConf()
-    slots = session.sparkContext.defaultParallelism // int(conf.get("spark.task.cpus", "1"))
+    known = session.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
+    executors = max(1, len(known) - 1)  # the driver is among them
+    cores = session.sparkContext.defaultParallelism
+    if conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        executors = int(conf.get("spark.dynamicAllocation.maxExecutors", str(executors)))
+        cores = max(cores, executors * int(conf.get("spark.executor.cores", "1")))
+    slots = cores // int(conf.get("spark.task.cpus", "1"))
     of_task = float(conf.get("spark.task.resource.gpu.amount", "0"))
     if of_task:
         of_executor = int(conf.get("spark.executor.resource.gpu.amount", "1"))
-        known = session.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
-        executors = max(1, len(known) - 1)  # the driver is among them
         slots = min(slots, int(executors * of_executor / of_task))
     return max(1, slots)
 

@@ -5,7 +5,7 @@ Rows that come from processes without a JVM are written by ``ledger.py``.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial, reduce
@@ -31,6 +31,8 @@ from catalog_batch.spark import (
 from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+
+Shared = Mapping[str, str | int]
 
 _BY_SIZE = {"spark.sql.files.openCostInBytes": 2**16}
 """What opening a file counts as when files are packed into tasks. With the default, 4 MB, the small
@@ -168,29 +170,43 @@ class Warehouse:
             *[F.col(f.name).cast(f.dataType).alias(f.name) for f in table.schema.fields]
         )
 
-    def upsert(self, frame: DataFrame, table: Table, restamp: bool = False) -> int:
+    def upsert(
+        self, frame: DataFrame, table: Table, restamp: bool = False, shared: Shared | None = None
+    ) -> int:
         """MERGE rows by key; return how many were inserted or changed.
 
-        A row that equals the stored one but for its stamps is not written, so the same frame twice
-        makes no second version; ``restamp`` writes it. ``frame`` must hold each key once.
+        Args:
+            frame: Holds each key once.
+            table: Where to.
+            restamp: Write a row, too, that equals the stored one but for its stamps. Otherwise the
+                same frame twice makes no second version.
+            shared: Key columns with the one value that they have in all of ``frame``: files of rows
+                that have another are not read.
         """
-        with cached(self._changes(self.conform(frame, table), table, restamp)) as changes:
+        is_same = _same_key(table, shared or {})
+        with cached(self._changes(self.conform(frame, table), table, restamp, is_same)) as changes:
             kinds = {row["_is_stored"] for row in changes.select("_is_stored").distinct().collect()}
             if not kinds:
                 return 0
             source = changes.drop("_is_stored").alias("source")
-            merge = self._target(table).merge(source, _same_key(table))
+            merge = self._target(table).merge(source, is_same)
             # Delta only appends where no row can match: a tenth of the time of looking for them.
             if True in kinds:
                 updated = [name for name in table.columns if name not in table.kept]
                 merge = merge.whenMatchedUpdate(set={n: F.col(f"source.{n}") for n in updated})
             return self._merge(merge.whenNotMatchedInsertAll().execute())
 
-    def insert_new(self, frame: DataFrame, table: Table) -> int:
-        """MERGE only the rows whose key is not stored yet; return how many."""
+    def insert_new(self, frame: DataFrame, table: Table, shared: Shared | None = None) -> int:
+        """MERGE only the rows whose key is not stored yet; return how many.
+
+        Args:
+            frame: The rows.
+            table: Where to.
+            shared: As for ``upsert``.
+        """
         return self._merge(
             self._target(table)
-            .merge(self.conform(frame, table).alias("source"), _same_key(table))
+            .merge(self.conform(frame, table).alias("source"), _same_key(table, shared or {}))
             .whenNotMatchedInsertAll()
             .execute()
         )
@@ -207,7 +223,7 @@ class Warehouse:
             return 0
         return self._merge(
             self._target(table)
-            .merge(doomed.alias("source"), _same_key(table))
+            .merge(doomed.alias("source"), _same_key(table, {}))
             .whenMatchedDelete()
             .execute()
         )
@@ -317,13 +333,15 @@ class Warehouse:
     def _read_log(self, table: Table) -> None:
         self.read(table)._jdf.inputFiles()  # whose names stay in the JVM
 
-    def _changes(self, source: DataFrame, table: Table, restamp: bool) -> DataFrame:
+    def _changes(
+        self, source: DataFrame, table: Table, restamp: bool, is_same: Column
+    ) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.
         stored = self.read(table).withColumn("_is_stored", F.lit(True))
         is_new = F.col("target._is_stored").isNull()
         return (
             source.alias("source")
-            .join(stored.alias("target"), _same_key(table), "left")
+            .join(stored.alias("target"), is_same, "left")
             .where(is_new | _differs(table) | F.lit(restamp))
             .select("source.*", "target._is_stored")
         )
@@ -375,10 +393,11 @@ def _column_ddl(field: StructField) -> str:
     return f"`{field.name}` {field.dataType.simpleString()} COMMENT '{comment}'"
 
 
-def _same_key(table: Table) -> Column:
-    return reduce(
-        Column.__and__, [F.col(f"target.{name}") == F.col(f"source.{name}") for name in table.key]
-    )
+def _same_key(table: Table, shared: Shared) -> Column:
+    own = [F.col(f"target.{name}") == F.col(f"source.{name}") for name in table.key]
+    # From values that stand here Delta can tell which files hold none of them.
+    known = [F.col(f"target.{name}") == F.lit(value) for name, value in shared.items()]
+    return reduce(Column.__and__, own + known)
 
 
 def _differs(table: Table) -> Column:

@@ -247,7 +247,7 @@ def test_growth_is_what_an_image_takes_more_in_a_later_step_than_in_an_earlier_o
 
 def test_the_time_of_a_catalogue_scored_several_times_is_the_median() -> None:
     found = {
-        1_000: growth.Nights((finished(30.0), finished(90.0), finished(31.0)), finished(1.0)),
-        11_000: growth.Nights((finished(41.0),), finished(1.0)),
+        1_000: growth.Nights((finished(30.0), finished(90.0), finished(31.0)), finished(1.0), {}),
+        11_000: growth.Nights((finished(41.0),), finished(1.0), {}),
     }
     assert growth.steady_ms(found) == [pytest.approx(1.0)]

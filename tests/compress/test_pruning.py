@@ -19,6 +19,12 @@ def agreement(one: torch.nn.Module, other: torch.nn.Module) -> float:
         return float((one(batch).argmax(1) == other(batch).argmax(1)).float().mean())
 
 
+def energies_apart(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    with torch.inference_mode():
+        batch = PREPROCESSING.normalise(PIXELS)
+        return float((one(batch).logsumexp(1) - other(batch).logsumexp(1)).abs().mean())
+
+
 @pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2", "efficientnet_b0"])
 def test_channels_go_and_outputs_stay(architecture: str) -> None:
     torch.manual_seed(0)
@@ -43,7 +49,9 @@ def test_a_pruned_network_learns_to_answer_as_the_whole_one_does() -> None:
     whole = trained_network()
     smaller = pruned_network(whole, SIDE, 0.3)
     before, steps = agreement(smaller, whole), []
+    apart = energies_apart(smaller, whole)
     teach(smaller, whole, PREPROCESSING, lambda: PIXELS.split(16), 60, lambda: steps.append(1))
     assert len(steps) == 60
     assert not smaller.training
     assert agreement(smaller, whole) > max(before, 0.9)
+    assert energies_apart(smaller, whole) < apart  # answers alone leave them twice as far apart

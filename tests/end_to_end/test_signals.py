@@ -123,6 +123,8 @@ def content_of(table: Table, warehouse: Path) -> list[dict[str, Any]]:
         (signal.SIGTERM, "_locks/job-score.lock", 143),  # while Spark's session is built
         (signal.SIGKILL, "_staging/score-*", -signal.SIGKILL),
         (signal.SIGTERM, "image_predictions/*.parquet", 143),  # while tables are published
+        (signal.SIGKILL, "image_predictions/_delta_log/*1.json", -signal.SIGKILL),
+        (signal.SIGKILL, "product_predictions/*.parquet", -signal.SIGKILL),
     ],
 )
 def test_a_scoring_that_is_stopped_or_killed_is_completed_by_the_next_one(

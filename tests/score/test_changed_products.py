@@ -15,8 +15,8 @@ from catalog_batch.score.fingerprint import writers_since_last
 from catalog_batch.score.gate import NightFigures, count_night
 from catalog_batch.score.pipeline import _score_images, score_catalogue
 
-# Decides nothing: no run of before had it, so that one with it decides all.
-DECIDES_ALL = SETTINGS.model_copy(update={"min_gate_products": 1_000})
+# No run of before had it, so that one with it decides all; no decision here turns on it.
+DECIDES_ALL = SETTINGS.model_copy(update={"min_margin": 1e-9})
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,11 @@ def test_a_night_decides_what_anything_happened_to_as_one_that_decides_all(
     assert whole.run.measures["products_decided"] == 4
     assert whole.summary.products_changed == 0
     # The shares of the gate are of all products in either: all but p3.
-    of_night, of_whole = ((each.products, each.abstained, each.foreign) for each in counted)
-    assert of_night == of_whole
-    assert (counted[0].products, counted[0].compared) == (4, 3)
+    of_night, of_whole = counted
+    assert (of_night.whole.products, of_night.whole.abstained) == (4, 2)
+    assert (of_whole.whole.products, of_whole.whole.abstained) == (4, 2)
+    # p4 and p5 have no image.
+    assert (of_night.whole.compared, of_night.made.products, of_night.made.compared) == (2, 2, 1)
 
 
 def test_an_image_that_a_killed_run_had_scored_decides_its_product(

@@ -1,29 +1,40 @@
 """What a night would change, counted and compared with its bounds."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from catalog_batch.score.gate import Bounds, NightFigures, count_night
+from catalog_batch.score.gate import Bounds, Mix, NightFigures, count_night
 
-DECISION_DDL = "product_id string, decision string, category_id string"
+DECISION_DDL = (
+    "product_id string, decision string, category_id string, reason string, model_name string, "
+    "model_version int"
+)
 BOUNDS = Bounds(max_abstained_share=0.5, max_drift=0.2, min_products=10)
+NO_IMAGE = "no image"
+"""Stands for the category of a product without an image."""
 
 
-def decisions(spark: SparkSession, categories: Iterable[str | None]) -> DataFrame:
+def decisions(
+    spark: SparkSession, categories: Iterable[str | None], model_version: int = 1, first: int = 0
+) -> DataFrame:
     """Make a decision for each of the products p0, p1, ...; None is withheld."""
-    rows = [
-        (f"p{number}", "accepted" if category else "abstained", category)
-        for number, category in enumerate(categories)
-    ]
+    rows = []
+    for number, given in enumerate(categories, start=first):
+        category = None if given == NO_IMAGE else given
+        decision = "accepted" if category else "abstained"
+        reason = "no_usable_image" if given == NO_IMAGE else None
+        reason = reason or (None if category else "low_confidence")
+        rows.append((f"p{number}", decision, category, reason, "catalogue", model_version))
     return spark.createDataFrame(rows, DECISION_DDL)
 
 
-def figures(**changes: Any) -> NightFigures:
-    night = {"products": 100, "abstained": 0, "compared": 100, "drift": 0.0, "foreign": 0}
-    return NightFigures(**{**night, **changes})
+def figures(foreign: int = 0, **changes: Any) -> NightFigures:
+    mix = Mix(**{"products": 100, "abstained": 0, "compared": 100, "drift": 0.0, **changes})
+    return NightFigures(whole=mix, made=Mix(), foreign=foreign)
 
 
 def test_the_drift_is_the_least_share_of_products_that_must_have_changed(
@@ -33,17 +44,27 @@ def test_the_drift_is_the_least_share_of_products_that_must_have_changed(
     after = decisions(spark, ["b", "a", "a", None, None])
     # Two changed places within the mix; it holds one b less and one withheld more.
     night = count_night(after, before, [])
-    assert night == NightFigures(products=5, abstained=2, compared=5, drift=0.2, foreign=0)
+    assert night.whole == Mix(products=5, abstained=2, compared=5, drift=0.2)
+    assert night.withheld_before == 0.2
 
 
 def test_products_without_a_decision_before_do_not_count_as_drift(spark: SparkSession) -> None:
-    night = count_night(decisions(spark, "aabbc"), decisions(spark, "aa"), [])
-    assert night == NightFigures(products=5, abstained=0, compared=2, drift=0.0, foreign=0)
+    night = count_night(decisions(spark, ["a", "a", "b", None, "c"]), decisions(spark, "aa"), [])
+    assert night.whole == Mix(products=5, abstained=1, compared=2, drift=0.0)
+    assert (night.new, night.new_withheld) == (3, 1)
 
 
 def test_a_first_night_has_no_drift(spark: SparkSession) -> None:
     night = count_night(decisions(spark, ["a", None]), decisions(spark, []), [])
-    assert night == NightFigures(products=2, abstained=1, compared=0, drift=0.0, foreign=0)
+    assert night.whole == night.made == Mix(products=2, abstained=1, compared=0, drift=0.0)
+    assert (night.new, night.new_withheld, night.withheld_before) == (2, 1, 0.0)
+
+
+def test_the_first_images_of_a_product_are_no_drift(spark: SparkSession) -> None:
+    before = decisions(spark, [NO_IMAGE, NO_IMAGE, "a", "a"])
+    night = count_night(decisions(spark, ["a", NO_IMAGE, "a", NO_IMAGE]), before, [])
+    assert night.whole == Mix(products=4, abstained=2, compared=2, drift=0.5)
+    assert (night.new, night.new_withheld, night.withheld_before) == (1, 0, 0.0)
 
 
 def test_categories_outside_the_taxonomy_are_counted(spark: SparkSession) -> None:
@@ -55,8 +76,43 @@ def test_products_that_were_not_decided_anew_count_as_they_are(spark: SparkSessi
     published = decisions(spark, ["a", "b", None, "a", "x"])
     anew, kept = decisions(spark, ["b"]), published.where("product_id != 'p0'")
     night = count_night(anew, published, ["a", "b"], kept)
-    assert night == count_night(decisions(spark, ["b", "b", None, "a", "x"]), published, ["a", "b"])
-    assert night == NightFigures(products=5, abstained=1, compared=5, drift=0.2, foreign=1)
+    whole = count_night(decisions(spark, ["b", "b", None, "a", "x"]), published, ["a", "b"])
+    assert night.whole == whole.whole == Mix(products=5, abstained=1, compared=5, drift=0.2)
+    assert night.foreign == whole.foreign == 1
+    assert night.made == Mix(products=1, abstained=0, compared=1, drift=1.0)
+
+
+def test_a_slice_of_a_new_champion_is_looked_at_without_those_before(spark: SparkSession) -> None:
+    """All products that it has scored are decided again with each slice."""
+    older = decisions(spark, "aaaa", model_version=2)
+    published = older.union(decisions(spark, "aaaa", model_version=1, first=4))
+    night = count_night(decisions(spark, "aaaabb", model_version=2), published, [])
+    assert night.whole == Mix(products=6, abstained=0, compared=6, drift=pytest.approx(1 / 3))
+    assert night.made == Mix(products=2, abstained=0, compared=2, drift=1.0)
+
+
+def test_of_many_published_products_a_few_new_ones_are_still_looked_at(
+    spark: SparkSession,
+) -> None:
+    published = decisions(spark, ["a"] * 980 + [None] * 20)
+    bad = decisions(spark, [None] * 10, first=1000)
+    night = count_night(bad, published, [], kept=published)
+    assert night.refusals(replace(BOUNDS, max_abstained_share=1)) == [
+        "10 of 10 new products (100.0%) would be withheld, where 2.0% of the published are: more "
+        "apart than score.max_drift = 20.0%"
+    ]
+    assert night.refusals(replace(BOUNDS, max_drift=1)) == [
+        "10 of 10 products that are decided anew (100.0%) would be withheld, above "
+        "score.max_abstained_share = 50.0%"
+    ]
+    changed = decisions(spark, "b" * 10)
+    kept = published.join(changed, "product_id", "left_anti")
+    assert count_night(changed, published, [], kept).refusals(BOUNDS) == [
+        "the mix of categories over 10 products that are decided anew would move by 100.0%, above "
+        "score.max_drift = 20.0%"
+    ]
+    good = decisions(spark, [*"abcdefghij", NO_IMAGE], first=1000)
+    assert count_night(good, published, [], kept=published).refusals(BOUNDS) == []
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_run_after_a_kill_leaves_what_an_undisturbed_one_does(
     monkeypatch: pytest.MonkeyPatch,
     point: str,
 ) -> None:
-    def kill(*_: Any) -> None:
+    def kill(*_: Any, **__: Any) -> None:
         raise KilledError
 
     shop = fresh.copy(tmp_path)
@@ -167,8 +167,10 @@ def test_another_run_that_writes_images_at_once_is_noticed_and_the_next_run_comp
     shop = fresh.copy(tmp_path)
     insert_new = Warehouse.insert_new
 
-    def followed_by_another(warehouse: Warehouse, frame: DataFrame, table: tables.Table) -> int:
-        written = insert_new(warehouse, frame, table)
+    def followed_by_another(
+        warehouse: Warehouse, frame: DataFrame, table: tables.Table, **options: Any
+    ) -> int:
+        written = insert_new(warehouse, frame, table, **options)
         with warehouse.stamped(run_id="theirs"):
             warehouse.spark.sql(
                 f"ALTER TABLE delta.`{warehouse.path(table)}` SET TBLPROPERTIES (of = 'theirs')"

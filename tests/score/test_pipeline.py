@@ -2,15 +2,17 @@
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql.pandas.functions import pandas_udf
 from rich.console import Console
 from tests.score.shop import SETTINGS, SPEC, UNDECODABLE, OpenShop, Shop, State
 
@@ -33,6 +35,7 @@ from catalog_batch.score.checks import (
     pass_failures,
 )
 from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
+from catalog_batch.score.udf import PREDICTION_DDL, Predict
 from catalog_batch.spark_progress import AnsweredRows
 from catalog_batch.taxonomy import category_id
 from catalog_batch.warehouse import Warehouse
@@ -182,9 +185,11 @@ def test_predictions_carry_their_lineage(shop: Shop, first: State) -> None:
         "product_predictions": 1,
     }
     assert first.run.details == {"model": "catalogue/1"}
-    for table in (tables.IMAGE_PREDICTIONS, tables.PRODUCT_PREDICTIONS):
-        stamped = shop.warehouse.last_user_metadata(table)
-        assert stamped == {"run_id": first.run.run_id, "job": "score", "images_version": "1"}
+    stamp = {"run_id": first.run.run_id, "job": "score"}
+    stamp |= {f"{name}_version": "1" for name in ("images", "product_images", "products")}
+    assert shop.warehouse.last_user_metadata(tables.IMAGE_PREDICTIONS) == stamp
+    stamp["image_predictions_version"] = "1"
+    assert shop.warehouse.last_user_metadata(tables.PRODUCT_PREDICTIONS) == stamp
 
 
 def test_a_second_run_finds_nothing_to_do(first: State, again: State) -> None:
@@ -332,6 +337,36 @@ def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
     add_tree(shop.warehouse, 1, "another")
     with pytest.raises(GateRefusedError, match="1 products would get a category outside"):
         shop.score()
+
+
+def test_the_model_is_called_once_for_each_image(
+    open_shop: OpenShop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come back once each would not tell of a plan that asks twice."""
+    shop = open_shop(tmp_path)
+    shop.add_images(*photos)
+    shop.add_links(*((f"p{number}", photo) for number, photo in enumerate(photos)))
+    calls = tmp_path / "calls"
+
+    def noting(bundle_name: str, *how: int) -> Predict:
+        @pandas_udf(PREDICTION_DDL)  # type: ignore[call-overload, untyped-decorator]
+        def predict(contents: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+            from catalog_batch.score import worker
+
+            def noted() -> Iterator[pd.Series]:
+                for batch in contents:
+                    with calls.open("a", encoding="utf-8") as file:
+                        file.writelines(f"{sha256(each).hexdigest()}\n" for each in batch if each)
+                    yield batch
+
+            return worker.predict(noted(), worker.Asked(bundle_name, *how))
+
+        return predict  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(pipeline, "prediction_udf", noting)
+    assert shop.score().summary.images_scored == len(photos)
+    called = calls.read_text(encoding="utf-8").split()
+    assert sorted(called) == sorted(sha256(photo).hexdigest() for photo in photos)
 
 
 def test_a_terminal_is_told_how_many_images_have_an_answer(

@@ -93,6 +93,23 @@ def test_a_task_has_the_cores_and_the_gpu_that_spark_gave_it(
     assert printed.stdout.strip() == told, printed.stderr
 
 
+SLOTS = """
+from catalog_batch.config import SparkSettings
+from catalog_batch.spark import build_session, task_slots
+print(task_slots(build_session(SparkSettings(master="local-cluster[1,2,1024]"), "slots")))
+"""
+
+
+@pytest.mark.parametrize(("most", "told"), [({}, "2"), ({"maxExecutors": 3}, "6")])
+def test_there_is_a_place_on_each_executor_that_may_come(
+    most: Mapping[str, object], told: str
+) -> None:
+    allocation = {"enabled": "true", "shuffleTracking.enabled": "true", **most}
+    settings = {f"spark.dynamicAllocation.{name}": value for name, value in allocation.items()}
+    printed = run_in_session(SLOTS, {**settings, "spark.executor.cores": 2})
+    assert printed.stdout.strip() == told, printed.stderr
+
+
 def run_in_session(
     code: str, settings: Mapping[str, object], *arguments: object
 ) -> subprocess.CompletedProcess[str]:

@@ -98,6 +98,9 @@ def _missed_bound(trial: Trial, reference: Trial, bounds: OptimiseSettings) -> s
         return f"agreement {trial.agreement:.4f} is below {bounds.min_agreement:g}"
     if not at_least(bounds.max_accuracy_loss, lost):
         return f"accuracy falls by {lost:.4f}, more than {bounds.max_accuracy_loss:g}"
+    changed, most = trial.accepted - reference.accepted, bounds.max_accepted_change
+    if not at_least(most, abs(changed)):
+        return f"the share accepted changes by {changed:+.4f}, more than {most:g}"
     return ""
 
 
@@ -110,6 +113,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
         "times as fast",
         "agreement",
         "accuracy",
+        "accepted",
         Column("", overflow="fold"),
     )
     colours = {Verdict.KEPT: "bold green", Verdict.REFUSED: "red", Verdict.NOT_MADE: "red"}
@@ -122,6 +126,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
             f"{finding.speed_up:.2f}" if finding.speed_up else "-",
             f"{trial.agreement:.4f}" if trial else "-",
             f"{trial.accuracy:.4f}" if trial else "-",
+            f"{trial.accepted:.4f}" if trial else "-",
             escape(finding.reason),
         )
     return table

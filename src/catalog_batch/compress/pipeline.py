@@ -128,7 +128,13 @@ def _measured(
             place,
         )
         contestants = {AS_TRAINED: trained, **made.bundles}
-        trials = run_trials(contestants, test, wanted.max_test_images, settings.score.batch_size)
+        trials = run_trials(
+            contestants,
+            test,
+            wanted.max_test_images,
+            settings.score.batch_size,
+            settings.score.min_confidence,
+        )
     return made, trials
 
 
@@ -196,6 +202,7 @@ def _row(
         "speed_up": finding.speed_up,
         "agreement": trial and trial.agreement,
         "accuracy": trial and trial.accuracy,
+        "accepted": trial and trial.accepted,
         "made_version": (
             registered.version if registered and finding.verdict == Verdict.KEPT else None
         ),

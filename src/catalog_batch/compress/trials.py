@@ -10,8 +10,10 @@ import numpy as np
 
 from catalog_batch.errors import TrainingDataError
 from catalog_batch.modeling.bundle import Bundle
+from catalog_batch.modeling.confidence import Floats, confidences, energies
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Picture, Preprocessing
 from catalog_batch.modeling.runtimes import Pixels, logits_of
+from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.modeling.variants import AS_TRAINED
 from catalog_batch.progress import progress_bar
 from catalog_batch.split_rows import RowBatch, SplitRows
@@ -39,6 +41,10 @@ class Trial:
     """Share of the pictures whose best category is that of the model as trained."""
 
     accuracy: float
+    accepted: float
+    """Share of the pictures whose best category scoring would give: sure enough, and not unlike
+    those of training. As of products of one picture each."""
+
     images: int
     """That it answered: all, unless it was far too slow."""
 
@@ -46,7 +52,9 @@ class Trial:
 @dataclass
 class _Contestant:
     bundle: Bundle
+    min_confidence: float
     answers: list[int] = field(default_factory=list)
+    accepted: list[bool] = field(default_factory=list)
     seconds_per_image: list[float] = field(default_factory=list)
     has_stopped: bool = False
 
@@ -55,6 +63,7 @@ class _Contestant:
         logits = logits_of(self.bundle.network, self.bundle.spec.preprocessing, images)
         self.seconds_per_image.append((time.perf_counter() - started) / len(images))
         self.answers += logits.argmax(axis=1).tolist()
+        self.accepted += _are_accepted(logits, self.bundle.spec, self.min_confidence)
 
     def goes_on(self, reference: "_Contestant") -> bool:
         """Return whether it is worth more batches; once it is not, it never is again."""
@@ -69,13 +78,31 @@ class _Contestant:
         return 1 / statistics.median(timed)
 
 
+def _are_accepted(logits: Floats, spec: BundleSpec, min_confidence: float) -> list[bool]:
+    """Return of each picture whether its best category would be given, by logits [N, C]."""
+    shares = confidences(logits, spec.temperature)
+    least = np.array(
+        [spec.thresholds.get(label.category_id, min_confidence) for label in spec.classes],
+        dtype=np.float32,
+    )
+    are_sure = shares.max(axis=1) >= least[shares.argmax(axis=1)]
+    if spec.energy_limit is not None:
+        are_sure &= energies(logits, spec.temperature) <= spec.energy_limit
+    found: list[bool] = are_sure.tolist()
+    return found
+
+
 def _agreement(answers: Sequence[int], expected: Sequence[int]) -> float:
     """Return the share of the answers that are the expected ones, of as many as were given."""
     return float(np.mean(np.array(answers) == np.array(expected[: len(answers)])))
 
 
 def run_trials(
-    bundles: Mapping[str, Bundle], rows: SplitRows, most: int, batch_size: int
+    bundles: Mapping[str, Bundle],
+    rows: SplitRows,
+    most: int,
+    batch_size: int,
+    min_confidence: float,
 ) -> list[Trial]:
     """Let all variants answer the same pictures, taking turns by the batch.
 
@@ -86,11 +113,12 @@ def run_trials(
         rows: Whose pictures and categories are taken, the first ones.
         most: Pictures at the most.
         batch_size: Of them that go through a network at once, and are held at a time.
+        min_confidence: Least to accept a category that has no threshold of its own.
 
     Raises:
         TrainingDataError: When there are no rows, or one cannot be read or decoded.
     """
-    contestants = {name: _Contestant(bundle) for name, bundle in bundles.items()}
+    contestants = {name: _Contestant(bundle, min_confidence) for name, bundle in bundles.items()}
     spec = bundles[AS_TRAINED].spec
     places = {label.category_id: place for place, label in enumerate(spec.classes)}
     true: list[int] = []
@@ -118,6 +146,7 @@ def run_trials(
             contestant.images_per_second,
             _agreement(contestant.answers, reference),
             _agreement(contestant.answers, true),
+            float(np.mean(contestant.accepted)),
             len(contestant.answers),
         )
         for name, contestant in contestants.items()

@@ -123,7 +123,7 @@ def pass_gate(
         known_categories(warehouse, decisions, kept),
         kept,
     )
-    run.measures["drift"] = round(figures.drift, 4)
+    run.measures["drift"] = round(figures.whole.drift, 4)
     bounds = Bounds.of(settings)
     problems = figures.refusals(bounds)
     if not problems:

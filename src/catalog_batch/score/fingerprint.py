@@ -10,7 +10,10 @@ from catalog_batch.config import ScoreSettings
 from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import RUN_LOG
 
-INPUTS = ("images", "product_images", "products", "taxonomy_changes")
+INPUTS = ("taxonomy_changes", "products", "product_images", "images")
+"""In the order in which their versions are looked up. An ingest that works meanwhile commits images
+first and products last: so each product that is seen has its links, and each link its image."""
+
 OUTPUTS = ("image_predictions", "product_predictions")
 DECIDING_NOTHING = {
     "model",

@@ -3,11 +3,11 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch import ledger, tables
@@ -93,6 +93,47 @@ class ScoreSummary:
     decisions: dict[str, int]
 
 
+@dataclass(frozen=True)
+class _Night:
+    """What a run works with."""
+
+    warehouse: Warehouse
+    model: ModelVersion
+    spec: BundleSpec
+    settings: ScoreSettings
+    run: Run
+    scope: Scope
+    read: Versions
+    """Of the tables, as they are throughout: what comes meanwhile waits for the next run."""
+
+    @property
+    def target(self) -> tables.Table:
+        """Where decisions go."""
+        return tables.SHADOW_PREDICTIONS if self.scope.shadow else tables.PRODUCT_PREDICTIONS
+
+    @property
+    def of_model(self) -> dict[str, str | int]:
+        """The columns by which rows are of this model."""
+        return {"model_name": self.model.model_name, "model_version": self.model.version}
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What each commit says, for a run that is killed is not in ``run_log``."""
+        versions = {f"{name}_version": str(at) for name, at in _of_tables(self.read).items()}
+        return {"run_id": self.run.run_id, "job": JOB, **versions}
+
+    def listed(self, table: tables.Table) -> DataFrame:
+        """Return the rows of listed products in scope."""
+        rows = self.warehouse.read(table, self.read[table.name])
+        return of_products(rows.transform(transforms.keep_listed), self.scope.products)
+
+    def predictions(self) -> DataFrame:
+        """Return what the model has said of images."""
+        return self.warehouse.read(tables.IMAGE_PREDICTIONS).transform(
+            transforms.keep_of_model, self.model.model_name, self.model.version
+        )
+
+
 def score_catalogue(
     warehouse: Warehouse,
     model: ModelVersion,
@@ -116,19 +157,17 @@ def score_catalogue(
 
     Raises:
         MissingTableError: When nothing was ingested yet.
-        ReconciliationError: When the model was not called once for each image.
+        ReconciliationError: When not every image has one answer, or a product two decisions.
         GateRefusedError: When too much would change or too many images failed: nothing is published
             of what the error names.
         ConcurrentWriteError: When another run wrote the same tables meanwhile.
     """
     read = versions_of(warehouse.root, INPUTS)
-    images_version = read[tables.IMAGES.name]
-    if images_version is None:
-        images_version = warehouse.version(tables.IMAGES)  # says what is missing, and what to do
+    night = _Night(warehouse, model, spec, settings, run, scope, read)
+    if read[tables.IMAGES.name] is None:
+        warehouse.version(tables.IMAGES)  # says what is missing, and what to do
     # Now, for what is said of images stays when their products' decisions are refused.
     run.table_versions = _of_tables(read)
-    # In each commit too: a run that is killed is not in run_log.
-    stamp = {"run_id": run.run_id, "job": JOB, "images_version": str(images_version)}
     if VARIANTS[spec.variant].engine == "torch":
         import_ahead(warehouse.spark, "torch")
     _tell_unknown(warehouse, scope)
@@ -144,26 +183,22 @@ def score_catalogue(
             )
             warehouse.read_logs(tables.IMAGES, tables.PRODUCT_IMAGES, tables.IMAGE_PREDICTIONS)
             warehouse.clear_staging(JOB)
-            with warehouse.stamped(**stamp), alone(warehouse, tables.IMAGE_PREDICTIONS, run):
-                scored, failed, left = _score_images(
-                    warehouse, model, predict, settings, run, read, scope
-                )
+            with warehouse.stamped(**night.stamp), alone(warehouse, tables.IMAGE_PREDICTIONS, run):
+                scored, failed, left = _score_images(night, predict)
         # Now, as the versions: these images stay scored when the decisions are refused.
         run.counts = {"images_scored": scored, "images_failed": failed, "images_left": left}
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS, tables.RUN_LOG)
-        read |= warehouse.versions(tables.IMAGE_PREDICTIONS)
+        night = replace(night, read={**read, **warehouse.versions(tables.IMAGE_PREDICTIONS)})
         with (
-            warehouse.stamped(**stamp),
-            alone(warehouse, _target(scope), run) as left_at,
-            _changed_products(warehouse, model, settings, read, scope) as changed,
+            warehouse.stamped(**night.stamp),
+            alone(warehouse, night.target, run) as left_at,
+            _changed_products(night) as changed,
         ):
-            products_changed = _decide_products(
-                warehouse, model, spec, settings, run, read, scope, changed
-            )
-        decisions = _count_decisions(warehouse, model, read, scope)
+            products_changed = _decide_products(night, changed)
+        decisions = _count_decisions(night)
     run.rows_out = products_changed
     run.counts |= decisions
-    versions = {**read, **left_at}
+    versions = {**night.read, **left_at}
     run.table_versions = _of_tables(versions)
     run.details = {"model": f"{model.model_name}/{model.version}"}
     if scope.is_everything and not left:
@@ -172,19 +207,13 @@ def score_catalogue(
     return ScoreSummary(scored, failed, left, products_changed, decisions)
 
 
-def _score_images(
-    warehouse: Warehouse,
-    model: ModelVersion,
-    predict: Predict,
-    settings: ScoreSettings,
-    run: Run,
-    read: Versions,
-    scope: Scope,
-) -> tuple[int, int, int]:
+def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
     """Run the model over the images in scope; return how many were scored, failed, and are left."""
-    images = warehouse.read(tables.IMAGES, read[tables.IMAGES.name])
-    links = of_products(_listed(warehouse, tables.PRODUCT_IMAGES, read), scope.products)
-    with cached(select_images(images, links, _predictions(warehouse, model), scope)) as wanted:
+    warehouse, run, scope, settings = night.warehouse, night.run, night.scope, night.settings
+    at = night.read[tables.IMAGES.name]
+    images = warehouse.read(tables.IMAGES, at)
+    links = night.listed(tables.PRODUCT_IMAGES)
+    with cached(select_images(images, links, night.predictions(), scope)) as wanted:
         days = count_by_day(wanted)
         there = sum(days.values())
         run.rows_in = pending = min(there, scope.max_images or there)
@@ -195,7 +224,7 @@ def _score_images(
             chosen = first_of(wanted, pending)
             days = count_by_day(chosen)
         started = time.monotonic()
-        size = ledger.bytes_per_row(warehouse.root, tables.IMAGES.name, read[tables.IMAGES.name])
+        size = ledger.bytes_per_row(warehouse.root, tables.IMAGES.name, at)
         sent = F.broadcast(chosen) if pending <= MAX_SENT_IDS else chosen
         contents = contents_of(images, sent, days)
         slots = task_slots(warehouse.spark)
@@ -204,11 +233,10 @@ def _score_images(
             rounds = round_sizes(pending, slots, settings.batch_size)
             contents = deal_out(contents, rounds, slots, settings.batch_size)
         arrow_rows = rows_per_arrow_batch(size, settings.batch_size)
-        predicted = _predicted(contents, predict, model, run)
         with (
             configured(warehouse.spark, {_ARROW_ROWS: arrow_rows}),
             polled_progress("scoring", pending, AnsweredRows(warehouse.spark), "images"),
-            warehouse.staged(predicted, run.run_id) as staged,
+            warehouse.staged(_predicted(night, contents, predict), run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
             failed = check_calls(staged, pending, run)
@@ -217,18 +245,18 @@ def _score_images(
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
                 with alone(warehouse, tables.IMAGE_EMBEDDINGS, run):
-                    _publish(warehouse, kept, tables.IMAGE_EMBEDDINGS, scope)
-            _publish(warehouse, staged, tables.IMAGE_PREDICTIONS, scope)
+                    _publish(night, kept, tables.IMAGE_EMBEDDINGS)
+            _publish(night, staged, tables.IMAGE_PREDICTIONS)
             run.measures["published_seconds"] = round(time.time() - run.started_at.timestamp(), 2)
     return pending, failed, there - pending
 
 
-def _publish(warehouse: Warehouse, staged: DataFrame, table: tables.Table, scope: Scope) -> None:
-    if scope.rescore:
+def _publish(night: _Night, staged: DataFrame, table: tables.Table) -> None:
+    if night.scope.rescore:
         # The time of scoring tells the next run what comes next.
-        warehouse.upsert(staged, table, restamp=True)
+        night.warehouse.upsert(staged, table, restamp=True, shared=night.of_model)
     else:
-        warehouse.insert_new(staged, table)
+        night.warehouse.insert_new(staged, table, shared=night.of_model)
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
@@ -237,70 +265,52 @@ def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
     return max(rows // batch_size, 1) * batch_size
 
 
-def _predicted(images: DataFrame, predict: Predict, model: ModelVersion, run: Run) -> DataFrame:
-    return images.select("image_id", predict("content").alias("prediction")).select(
-        "image_id",
-        "prediction.*",
-        F.lit(model.model_name).alias("model_name"),
-        F.lit(model.version).alias("model_version"),
-        F.lit(run.started_at).alias("scored_at"),
-        F.lit(run.run_id).alias("run_id"),
-    )
+def _predicted(night: _Night, images: DataFrame, predict: Predict) -> DataFrame:
+    lineage = {
+        **night.of_model,
+        "scored_at": night.run.started_at,
+        "run_id": night.run.run_id,
+    }
+    answers = images.select("image_id", predict("content").alias("prediction"))
+    return answers.select("image_id", "prediction.*", *_literals(lineage))
 
 
 @contextmanager
-def _changed_products(
-    warehouse: Warehouse,
-    model: ModelVersion,
-    settings: ScoreSettings,
-    read: Versions,
-    scope: Scope,
-) -> Iterator[DataFrame | None]:
+def _changed_products(night: _Night) -> Iterator[DataFrame | None]:
     """Yield the ids of products whose decision may not be as the last run left it; None for all."""
-    writers = None
-    if scope.is_everything:
-        writers = writers_since_last(warehouse.root, JOB, model, settings)
+    warehouse, writers = night.warehouse, None
+    if night.scope.is_everything:
+        writers = writers_since_last(warehouse.root, JOB, night.model, night.settings)
     if writers is None:
         yield None
         return
     links, products = (
-        warehouse.read(table, read[table.name])
+        warehouse.read(table, night.read[table.name])
         for table in (tables.PRODUCT_IMAGES, tables.PRODUCTS)
     )
-    found = changed_products(links, products, _predictions(warehouse, model), writers)
-    with cached(found) as changed:
+    with cached(changed_products(links, products, night.predictions(), writers)) as changed:
         yield changed
 
 
-def _decide_products(
-    warehouse: Warehouse,
-    model: ModelVersion,
-    spec: BundleSpec,
-    settings: ScoreSettings,
-    run: Run,
-    read: Versions,
-    scope: Scope,
-    changed: DataFrame | None,
-) -> int:
+def _decide_products(night: _Night, changed: DataFrame | None) -> int:
     """Publish decisions of all products in scope, or of changed ones; return how many differ.
 
     By the tables as they were when the run began: what an ingest has added since waits for the
     next run, which finds it in their logs.
     """
-    classes = [label.path for label in spec.classes]
+    warehouse, run = night.warehouse, night.run
+    classes = [label.path for label in night.spec.classes]
     paths = {category_id(node): node for node in inner_nodes(classes)}
-    paths |= {label.category_id: label.path for label in spec.classes}
+    paths |= {label.category_id: label.path for label in night.spec.classes}
     lineage = {
-        "model_name": model.model_name,
-        "model_version": model.version,
-        "taxonomy_version": spec.taxonomy_version,
-        "images_version": read[tables.IMAGES.name],
+        **night.of_model,
+        "taxonomy_version": night.spec.taxonomy_version,
+        "images_version": night.read[tables.IMAGES.name],
         "predicted_at": run.started_at,
         "run_id": run.run_id,
     }
-    predictions = _predictions(warehouse, model)
-    links = of_products(_listed(warehouse, tables.PRODUCT_IMAGES, read), scope.products)
-    products = of_products(_listed(warehouse, tables.PRODUCTS, read), scope.products)
+    predictions = night.predictions()
+    links, products = night.listed(tables.PRODUCT_IMAGES), night.listed(tables.PRODUCTS)
     kept = None
     if changed is not None:
         published = warehouse.read(tables.PRODUCT_PREDICTIONS)
@@ -311,19 +321,24 @@ def _decide_products(
         products = products.join(changed, "product_id", "left_semi")
     ready = products.join(unfinished_products(links, predictions), "product_id", "left_anti")
     decisions = (
-        links.transform(transforms.select_product_scores, predictions, settings.top_k)
+        links.transform(transforms.select_product_scores, predictions, night.settings.top_k)
         .transform(transforms.with_every_product, ready)
-        .transform(transforms.with_decision, _rules(spec, settings))
+        .transform(transforms.with_decision, _rules(night.spec, night.settings))
         .transform(transforms.with_category_path, paths)
-        .withColumns({name: F.lit(value) for name, value in lineage.items()})
+        .select("*", *_literals(lineage))
         .transform(with_current_category, read_moves(warehouse.root))
     )
     with warehouse.staged(decisions, f"{run.run_id}-decisions") as staged:
         run.measures["products_decided"] = decided = check_decisions(staged)
         run.measures["products_waiting"] = products.count() - decided
-        if not scope.shadow:
-            pass_gate(warehouse, staged, kept, settings, run)
-        return warehouse.upsert(staged, _target(scope))
+        if not night.scope.shadow:
+            pass_gate(warehouse, staged, kept, night.settings, run)
+        shared = night.of_model if night.scope.shadow else None
+        return warehouse.upsert(staged, night.target, shared=shared)
+
+
+def _literals(values: Mapping[str, object]) -> list[Column]:
+    return [F.lit(value).alias(name) for name, value in values.items()]
 
 
 def _tell_unknown(warehouse: Warehouse, scope: Scope) -> None:
@@ -335,14 +350,6 @@ def _tell_unknown(warehouse: Warehouse, scope: Scope) -> None:
     if unknown := [each for each in scope.products if each not in known]:
         shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
         logger.warning("%d of the named products are not known: %s", len(unknown), shown)
-
-
-def _target(scope: Scope) -> tables.Table:
-    return tables.SHADOW_PREDICTIONS if scope.shadow else tables.PRODUCT_PREDICTIONS
-
-
-def _listed(warehouse: Warehouse, table: tables.Table, read: Versions) -> DataFrame:
-    return warehouse.read(table, read[table.name]).transform(transforms.keep_listed)
 
 
 def _of_tables(versions: Versions) -> dict[str, int]:
@@ -369,19 +376,11 @@ def _rules(spec: BundleSpec, settings: ScoreSettings) -> transforms.Rules:
     )
 
 
-def _predictions(warehouse: Warehouse, model: ModelVersion) -> DataFrame:
-    return warehouse.read(tables.IMAGE_PREDICTIONS).transform(
-        transforms.keep_of_model, model.model_name, model.version
-    )
-
-
-def _count_decisions(
-    warehouse: Warehouse, model: ModelVersion, read: Versions, scope: Scope
-) -> dict[str, int]:
+def _count_decisions(night: _Night) -> dict[str, int]:
     """Return how many listed products in scope have each decision, whichever run made it."""
-    products = of_products(_listed(warehouse, tables.PRODUCTS, read), scope.products)
-    rows = warehouse.read(_target(scope)).join(products, "product_id", "left_semi")
-    if scope.shadow:
-        rows = rows.transform(transforms.keep_of_model, model.model_name, model.version)
+    products = night.listed(tables.PRODUCTS)
+    rows = night.warehouse.read(night.target).join(products, "product_id", "left_semi")
+    if night.scope.shadow:
+        rows = rows.transform(transforms.keep_of_model, night.model.model_name, night.model.version)
     counted = rows.groupBy("decision").count().collect()
     return {row["decision"]: row["count"] for row in sorted(counted)}
