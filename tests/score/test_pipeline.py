@@ -339,13 +339,19 @@ def test_a_model_of_trees_that_the_warehouse_has_not_is_refused(
         shop.score()
 
 
-def test_the_model_is_called_once_for_each_image(
-    open_shop: OpenShop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows that come back once each would not tell of a plan that asks twice."""
+@pytest.fixture
+def unscored(open_shop: OpenShop, tmp_path: Path, photos: list[bytes]) -> Shop:
+    """Return a shop with a product for each of the photos."""
     shop = open_shop(tmp_path)
     shop.add_images(*photos)
     shop.add_links(*((f"p{number}", photo) for number, photo in enumerate(photos)))
+    return shop
+
+
+def test_the_model_is_called_once_for_each_image(
+    unscored: Shop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come back once each would not tell of a plan that asks twice."""
     calls = tmp_path / "calls"
 
     def noting(bundle_name: str, *how: int) -> Predict:
@@ -364,17 +370,14 @@ def test_the_model_is_called_once_for_each_image(
         return predict  # type: ignore[no-any-return]
 
     monkeypatch.setattr(pipeline, "prediction_udf", noting)
-    assert shop.score().summary.images_scored == len(photos)
+    assert unscored.score().summary.images_scored == len(photos)
     called = calls.read_text(encoding="utf-8").split()
     assert sorted(called) == sorted(sha256(photo).hexdigest() for photo in photos)
 
 
 def test_a_terminal_is_told_how_many_images_have_an_answer(
-    open_shop: OpenShop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+    unscored: Shop, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = open_shop(tmp_path)
-    shop.add_images(*photos)
-    shop.add_links(*((f"p{number}", photo) for number, photo in enumerate(photos)))
     told = list[int]()
 
     class Recorded(AnsweredRows):
@@ -385,7 +388,7 @@ def test_a_terminal_is_told_how_many_images_have_an_answer(
     terminal = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr(progress, "console", lambda: terminal)
     monkeypatch.setattr(pipeline, "AnsweredRows", Recorded)
-    assert shop.score().summary.images_scored == len(photos)
+    assert unscored.score().summary.images_scored == len(photos)
     assert (told[0], told[-1]) == (0, len(photos))
 
 
