@@ -9,6 +9,7 @@ from itertools import cycle
 import numpy as np
 
 from catalog_batch.errors import TrainingDataError
+from catalog_batch.evaluate.thresholds import least_confidences
 from catalog_batch.modeling.bundle import Bundle
 from catalog_batch.modeling.confidence import Floats, confidences, energies
 from catalog_batch.modeling.preprocessing import ImageDecodeError, Picture, Preprocessing
@@ -81,10 +82,8 @@ class _Contestant:
 def _are_accepted(logits: Floats, spec: BundleSpec, min_confidence: float) -> list[bool]:
     """Return of each picture whether its best category would be given, by logits [N, C]."""
     shares = confidences(logits, spec.temperature)
-    least = np.array(
-        [spec.thresholds.get(label.category_id, min_confidence) for label in spec.classes],
-        dtype=np.float32,
-    )
+    category_ids = [label.category_id for label in spec.classes]
+    least = least_confidences(category_ids, spec.thresholds, min_confidence)
     are_sure = shares.max(axis=1) >= least[shares.argmax(axis=1)]
     if spec.energy_limit is not None:
         are_sure &= energies(logits, spec.temperature) <= spec.energy_limit

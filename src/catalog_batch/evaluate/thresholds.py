@@ -10,7 +10,7 @@ Wilson, Probable inference, the law of succession, and statistical inference, 19
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,11 +177,16 @@ def reaching(
 
     Takes what ``check_thresholds`` takes.
     """
-    least = np.array([thresholds.get(name, otherwise) for name in predictions.category_ids])
-    shares = best_confidences(predictions, temperature)
-    # As float32, which the confidences are and scoring compares.
-    found: Flags = shares >= least.astype(np.float32)[predictions.predicted]
+    least = least_confidences(predictions.category_ids, thresholds, otherwise)
+    found: Flags = best_confidences(predictions, temperature) >= least[predictions.predicted]
     return found
+
+
+def least_confidences(
+    category_ids: Sequence[str], thresholds: Mapping[str, float], otherwise: float
+) -> Floats:
+    """Return float32 [C], each class's threshold: as the confidences are and scoring compares."""
+    return np.array([thresholds.get(name, otherwise) for name in category_ids], dtype=np.float32)
 
 
 def threshold_of(
