@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from catalog_batch.moved_rows import with_current_category, with_current_label
+from catalog_batch.moved_rows import is_moved, with_current_category, with_current_label
 from catalog_batch.moves import Moves
 from catalog_batch.taxonomy import category_id
 
@@ -93,10 +93,41 @@ def test_after_a_split_or_withdrawal_a_prediction_stays_as_it_was(
     assert row["taxonomy_version"] == 3
 
 
-def test_a_lesser_guess_that_was_split_is_dropped(spark: SparkSession) -> None:
+def test_a_lesser_guess_that_was_split_is_dropped_and_the_margin_is_the_lead_over_it(
+    spark: SparkSession,
+) -> None:
     row = moved(spark, guesses=[("Apple", 0.5), ("Milk", 0.25), ("Nut", 0.125)])
     assert guesses_of(row) == [("Pome", 0.5), ("Nut", 0.125)]
-    assert row["margin"] == 0.375
+    assert row["margin"] == 0.25
+    # Also where others were merged.
+    row = moved(spark, guesses=[("Apple", 0.5), ("Milk", 0.25), ("Pear", 0.125)])
+    assert guesses_of(row) == [("Pome", 0.625)]
+    assert (row["confidence"], row["margin"]) == (0.625, 0.375)
+
+
+def test_a_prediction_is_moved_with_its_category_or_a_guess_but_not_one_that_is_stuck(
+    spark: SparkSession,
+) -> None:
+    rows = {
+        "Apple": ["Apple", "Nut"],
+        "Nut": ["Nut", "Pear"],
+        "Fig": ["Fig"],
+        "Tea": ["Tea", "Pear"],
+    }
+    frame = spark.createDataFrame(
+        [
+            (path, category_id(path), category_id(path), [(category_id(g), 0.5) for g in guesses])
+            for path, guesses in rows.items()
+        ],
+        "path string, category_id string, best_category_id string, "
+        "top_k array<struct<category_id: string, confidence: float>>",
+    )
+    unsure = frame.where("path = 'Apple'").selectExpr(
+        "'none' AS path", "NULL AS category_id", "best_category_id", "top_k"
+    )
+    found = frame.union(unsure).where(is_moved(MOVES)).collect()
+    assert {row["path"] for row in found} == {"Apple", "Nut", "none"}
+    assert not frame.where(is_moved(Moves())).collect()
 
 
 def test_the_margin_is_below_zero_when_merged_guesses_overtake_the_best(

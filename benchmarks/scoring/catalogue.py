@@ -37,15 +37,10 @@ AGREES = 0.995
 """Share of the images whose best category a variant must share with the model as trained."""
 
 INT8 = "onnx-int8"
-TRIED = (
-    "onnx-fp32",
-    INT8,
-    "onnx-pruned-int8",
-    "openvino-fp32",
-    "openvino-bf16",
-    "openvino-int8",
-    "openvino-pruned-int8",
-)
+WHOLE = ("onnx-fp32", INT8, "openvino-fp32", "openvino-bf16", "openvino-int8")
+"""Those of ``optimise.variants``'s defaults that do without PyTorch."""
+
+PRUNED = ("onnx-pruned-int8", "openvino-pruned-int8")
 READY = "optimised"
 """File that says so, beside the warehouse of the catalogue that the model learns from."""
 
@@ -86,8 +81,14 @@ class Catalogue:
 
     @property
     def in_int8(self) -> ModelVersion:
-        """The whole network in int8."""
+        """The whole network in int8, by ONNX Runtime."""
         return next(v for v in self.registry.list_versions() if v.tags.get("variant") == INT8)
+
+    @property
+    def whole(self) -> ModelVersion:
+        """The variant that ``optimise`` kept of those of the whole network."""
+        versions = self.registry.list_versions()
+        return max((v for v in versions if v.tags.get("variant") in WHOLE), key=_speed)
 
     @property
     def shipped(self) -> ModelVersion:
@@ -116,8 +117,8 @@ def make_catalogue(count: int, data: Path) -> Catalogue:
 def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
     """Return catalogues by their number of images, all with the variants of one model.
 
-    Two runs of ``optimise`` register them: one keeps the fastest that agrees of all that are
-    tried, the other the one in int8, if that agrees.
+    Three runs of ``optimise`` register them, each the fastest that agrees: of all that are tried,
+    of those of the whole network, and the one in int8 that the engines are compared with.
     """
     known = make_catalogue(KNOWN, data)
     if not (known.folder / READY).exists():
@@ -125,8 +126,8 @@ def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
         register_model(known)
         print("looking for the fastest variants of the model", flush=True)
         pruning = (f"pruned_share={PRUNED_SHARE}", f"pruning_steps={PRUNING_STEPS}")
-        for tried in (",".join(TRIED), INT8):
-            settings = (f"variants={tried}", *pruning)
+        for tried in ((*WHOLE, *PRUNED), WHOLE, (INT8,)):
+            settings = (f"variants={','.join(tried)}", *pruning)
             _run("optimise", known, f"{MODEL}/1", *(f"--set=optimise.{text}" for text in settings))
         (known.folder / READY).touch()
     found = {count: make_catalogue(count, data) for count in sorted(counts)}

@@ -24,10 +24,10 @@ takes is in their start-up and in all their seconds, not in the steady state.
   shows.
 - usual: catalog-batch with the variant that ``catalog-batch optimise`` keeps on this machine when
   it is told to try pruning, too, which it does not by itself (of photos as easy as these seven
-  channels of ten can go), and with the whole network in int8; beside the ways that published
-  benchmarks score, with their arithmetic: a bare loop, and Spark with one iterator UDF and with two
-  UDFs. The best category of an image should be that of the bare loop with the model as trained for
-  99.5 % of them.
+  channels of ten can go), and with the one that it keeps of the whole network, as by itself; beside
+  the ways that published benchmarks score, with their arithmetic: a bare loop, and Spark with one
+  iterator UDF and with two UDFs. The best category of an image should be that of the bare loop with
+  the model as trained for 99.5 % of them.
 
 Daft is left out, and the page says so, where it cannot be imported:
 ``benchmarks/scoring/daft_frames.py`` says how it gets there.
@@ -297,7 +297,11 @@ def main() -> None:
     catalogue = make_catalogues(counts_of(question, size), data)[size.part]
     chosen = {
         name: check_bundle(version.bundle_folder).variant
-        for name, version in (("int8", catalogue.in_int8), ("as shipped", catalogue.shipped))
+        for name, version in (
+            ("int8", catalogue.in_int8),
+            ("as shipped", catalogue.shipped),
+            ("without pruning", catalogue.whole),
+        )
     }
     idle = require_idle(given.force)
     found = measure_lanes(question, size, data)

@@ -77,7 +77,7 @@ PLAIN = Lane(
 OURS = Lane("catalog-batch", "local[*], 1 thread a worker")
 # More images than the slower lanes score: those of a part would take it less than chance does.
 SHIPPED = replace(OURS, name="catalog-batch, as shipped", model="shipped", share=2.5)
-UNPRUNED = replace(OURS, name="catalog-batch, unpruned, in int8", model="in_int8")
+UNPRUNED = replace(OURS, name="catalog-batch, as shipped without pruning", model="whole", share=2.5)
 PUBLISHED = Lane("bare loop, as published", _TWO, "benchmarks.scoring.bare_loop", "published")
 ITERATOR = replace(PLAIN, name="Spark, iterator UDF, as published", way="iterator")
 TWO_UDFS = Lane(

@@ -473,6 +473,9 @@ def score(
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score images again that the model has scored.")
     ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Score images again that the model could not score.")
+    ] = False,
     shadow: Annotated[
         bool,
         typer.Option(
@@ -497,7 +500,7 @@ def score(
 
         named = read_product_ids(products) if products else None
         start = since and since.replace(tzinfo=UTC)
-        scope = Scope(max_images, start, named, rescore, shadow)
+        scope = Scope(max_images, start, named, rescore, shadow, failed)
         require_shadow(settings.score.model, scope)
 
         ledger.require(settings.warehouse, "images")

@@ -21,9 +21,9 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
     """Move predictions of products to the categories that theirs are now.
 
     Decisions stay. Guesses that became one category have their confidences added; those that were
-    split are dropped, for nobody knows what share each part has. The margin is below zero where
-    merged ones are now likelier than the best guess. A prediction whose own category was split or
-    withdrawn stays as it is, with the version of its tree.
+    split are dropped, for nobody knows what share each part has, but the margin is still the lead
+    over them. It is below zero where merged ones are now likelier than the best guess. A prediction
+    whose own category was split or withdrawn stays as it is, with the version of its tree.
 
     Args:
         predictions: Rows of ``product_predictions``.
@@ -37,12 +37,15 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
     best = _if_anywhere(_moved(moves, F.col("best_category_id")))
     guesses = _merged(moves)
     of_best = F.get(F.filter(guesses, lambda guess: guess["category_id"] == best), F.lit(0))
-    is_merged = F.size(guesses) < F.size("top_k")
+    gone = F.filter("top_k", lambda guess: _moved(moves, guess["category_id"]) == _NOWHERE)
+    is_merged = F.size(guesses) + F.size(gone) < F.size("top_k")
     confidence = F.when(
         F.col("decision") != "backed_off", F.coalesce(of_best["confidence"], "confidence")
     ).otherwise(F.col("confidence"))
     others = F.filter(guesses, lambda guess: guess["category_id"] != best)
-    second = F.coalesce(F.get(others, F.lit(0))["confidence"], F.lit(0.0))
+    second = F.greatest(
+        *(F.coalesce(F.get(of, F.lit(0))["confidence"], F.lit(0.0)) for of in (others, gone))
+    )
     changed = {
         "category_id": category,
         "category_path": F.coalesce(lookup(paths, category), "category_path"),
@@ -59,6 +62,20 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
     return predictions.withColumns(
         {name: F.when(stays, F.col(name)).otherwise(value) for name, value in changed.items()}
     )
+
+
+def is_moved(moves: Moves) -> Column:
+    """Return whether a prediction has a category, its own or a guess, that is elsewhere now.
+
+    Of a prediction that is stuck nothing is moved.
+    """
+    ids = {old: new[0] for old, new in moves.destinations.items() if new}
+    named = F.array_union(F.array("category_id", "best_category_id"), F.col("top_k")["category_id"])
+    is_elsewhere = F.exists(
+        F.array_compact(named),
+        lambda category: ~F.coalesce(lookup(ids, category), category).eqNullSafe(category),
+    )
+    return is_elsewhere & ~is_stuck(moves)
 
 
 def is_stuck(moves: Moves) -> Column:

@@ -1,6 +1,8 @@
 """A split of one version of ``training_examples``, a few rows at a time and without a JVM."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,31 @@ class SplitRows:
             TrainingDataError: When a file vanished meanwhile, or is damaged.
         """
         for batch in self._read(COLUMNS, size):
-            yield RowBatch(*(batch[name].to_pylist() for name in COLUMNS))
+            yield _as_batch(batch)
+
+    def at(self, places: Sequence[int]) -> Iterator[RowBatch]:
+        """Yield the rows at some places of the order of ``batches``.
+
+        No others are read but those of their row groups.
+
+        Args:
+            places: Ascending.
+
+        Raises:
+            TrainingDataError: When a file vanished meanwhile, or is damaged.
+        """
+        wanted, end = deque(places), 0
+        for path in self.files:
+            if not wanted:
+                return
+            with self._opened(path) as file:
+                for group in range(file.num_row_groups):
+                    begin, end = end, end + file.metadata.row_group(group).num_rows
+                    here = []
+                    while wanted and wanted[0] < end:
+                        here.append(wanted.popleft() - begin)
+                    if here:
+                        yield _as_batch(file.read_row_group(group, COLUMNS).take(here))
 
     def count_seen(self, trained: "SplitRows") -> int:
         """Count the rows whose image, or another one of its product, a model was trained on.
@@ -73,12 +99,21 @@ class SplitRows:
 
     def _read(self, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         for path in self.files:
-            try:
-                # Not a data set: below split=test/ it would take the folder for a column.
-                with pq.ParquetFile(path) as file:
-                    yield from file.iter_batches(size, columns=columns)
-            except (OSError, pa.ArrowException) as error:
-                raise _unreadable(self.version, self.split, path, error) from error
+            with self._opened(path) as file:
+                yield from file.iter_batches(size, columns=columns)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[pq.ParquetFile]:
+        try:
+            # Not a data set: below split=test/ it would take the folder for a column.
+            with pq.ParquetFile(path) as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.version, self.split, path, error) from error
+
+
+def _as_batch(rows: pa.RecordBatch | pa.Table) -> RowBatch:
+    return RowBatch(*(rows[name].to_pylist() for name in COLUMNS))
 
 
 def find_split_rows(root: str, version: int, split: str, table_id: str = "") -> SplitRows:

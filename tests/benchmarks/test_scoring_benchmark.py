@@ -228,7 +228,7 @@ def test_engines_are_compared_with_one_model_and_the_usual_ways_with_faster_ones
     assert models == {
         "fp32": {"as_trained"},
         "int8": {"in_int8"},
-        "usual": {"as_trained", "shipped", "in_int8"},
+        "usual": {"as_trained", "shipped", "whole"},
     }
 
 

@@ -116,6 +116,16 @@ def test_predictions_move_along_and_those_of_a_split_are_listed(
     assert stamp == {"run_id": run.run_id, "job": "migrate-taxonomy"}
 
 
+def test_predictions_of_other_categories_are_not_counted_as_moved_but_are_of_the_new_tree(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    table, run = tables.PRODUCT_PREDICTIONS, make_run("migrate-taxonomy")
+    shop.append(shop.spark.createDataFrame([prediction("p9", "Bread")], table.schema), table)
+    migrate_taxonomy(shop, mapping.of(MAPPING), run)
+    assert published(shop)["p9"] == ("Bread", 2, run.run_id)
+    assert (run.counts["predictions_moved"], run.rows_out) == (2, 3)
+
+
 def test_what_a_challenger_said_moves_along_too(
     shop: Warehouse, mapping: Given, make_run: MakeRun
 ) -> None:

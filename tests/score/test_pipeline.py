@@ -296,15 +296,21 @@ def test_a_night_that_moves_the_mix_too_far_is_refused_and_the_old_one_served(
     shutil.rmtree(kept)
 
 
-def test_many_failures_are_refused_for_they_would_be_for_good(spark: SparkSession) -> None:
+def test_many_failures_are_refused_for_they_would_be_for_good(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
     reasons = [None, None, "undecodable", "not_finite", "undecodable"]
     staged = spark.createDataFrame([(each,) for each in reasons], "failure string")
     bounds = {"max_failed_share": 0.5, "min_gate_products": 5}
     told = r"3 of 5 images .*\(1 not_finite, 2 undecodable\).*max_failed_share is 0.5"
     with pytest.raises(GateRefusedError, match=told):
         pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds))
-    for each in ({"max_failed_share": 0.6}, {"min_gate_products": 6}):
-        pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds | each))
+    pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds | {"max_failed_share": 0.6}))
+    assert not caplog.records
+    pass_failures(staged, 3, 5, SETTINGS.model_copy(update=bounds | {"min_gate_products": 6}))
+    [warning] = caplog.messages
+    assert warning.startswith("3 of 5 images could not be scored (1 not_finite, 2 undecodable)")
+    assert "score --failed" in warning
 
 
 def add_tree(warehouse: Warehouse, version: int, *category_ids: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from tests.score.shop import NOW, UNDECODABLE, OpenShop, Shop, State
+from tests.score.shop import NOW, SETTINGS, UNDECODABLE, OpenShop, Shop, State
 
 from catalog_batch import tables
 from catalog_batch.errors import BadInputError
 from catalog_batch.runs import Status
+from catalog_batch.score import pipeline
 from catalog_batch.score.pipeline import _tell_unknown
 from catalog_batch.score.selection import (
     Scope,
@@ -25,10 +27,22 @@ from catalog_batch.score.selection import (
     require_shadow,
     select_images,
 )
+from catalog_batch.spark import configured
 
 
 def name(content: bytes) -> str:
     return sha256(content).hexdigest()
+
+
+def check_same_answers(found: State, expected: State) -> None:
+    """Compare what the model says of images, but for how the sums of other batches are rounded."""
+    assert found.images.keys() == expected.images.keys()
+    for image, row in expected.images.items():
+        answers = [
+            {guess["category_id"]: guess["confidence"] for guess in each["top_k"]}
+            for each in (found.images[image], row)
+        ]
+        assert answers[0] == pytest.approx(answers[1], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +169,62 @@ def test_images_are_scored_again_each_once_in_slices(rescored: list[State]) -> N
     ]
     assert [len(images) for images in by_run] == [2, 2]
     assert [each.summary.images_scored for each in rescored] == [2, 2]
+
+
+def test_what_could_not_be_scored_is_scored_again_when_that_is_asked_for(
+    open_shop: OpenShop, tmp_path: Path, photos: list[bytes]
+) -> None:
+    shop = open_shop(tmp_path)
+    shop.add_images(*photos[:3], UNDECODABLE)
+    shop.add_links(("p1", photos[0]), ("p2", photos[1]), ("p3", photos[2]), ("p3", UNDECODABLE))
+    as_they_are = shop.score()
+    # As an executor leaves it whose Pillow is broken.
+    table = f"delta.`{shop.warehouse.path(tables.IMAGE_PREDICTIONS)}`"
+    shop.warehouse.spark.sql(
+        f"UPDATE {table} SET failure = 'undecodable', top_k = array(), others = array(), "
+        f"margin = NULL, energy = NULL WHERE image_id = '{name(photos[1])}'"
+    )
+    broken = shop.score(SETTINGS.model_copy(update={"min_margin": 1e-9}))
+    assert broken.products["p2"]["reason"] == "no_usable_image"
+    assert broken.summary.images_scored == 0
+
+    again = shop.score(scope=Scope(failed=True))
+    twice = shop.score(scope=Scope(failed=True))
+    assert [state.summary.images_scored for state in (again, twice)] == [2, 1]
+    assert [state.summary.images_failed for state in (again, twice)] == [1, 1]
+    of_run = {key for key, row in again.images.items() if row["run_id"] == again.run.run_id}
+    assert name(photos[1]) in of_run
+    assert of_run <= {name(photos[1]), name(UNDECODABLE)}
+    for state in (again, twice):
+        check_same_answers(state, as_they_are)
+        assert state.products["p2"]["category_id"] == as_they_are.products["p2"]["category_id"]
+
+
+def test_images_too_many_to_send_their_ids_are_joined_in_small_tasks_and_answered_alike(
+    open_shop: OpenShop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = open_shop(tmp_path)
+    shop.add_images(*photos)
+    shop.add_links(*((f"p{place}", photo) for place, photo in enumerate(photos)))
+    beside = shop.copy(tmp_path / "beside")
+    given = dict[str, object]()
+
+    def noting(session: SparkSession, settings: dict[str, object]) -> AbstractContextManager[None]:
+        given.update(settings)
+        return configured(session, settings)
+
+    monkeypatch.setattr(pipeline, "configured", noting)
+    monkeypatch.setattr(pipeline, "SHUFFLED_PER_TASK", 2)
+    partitions = "spark.sql.shuffle.partitions"
+    sent = shop.score()
+    assert partitions not in given
+    monkeypatch.setattr(pipeline, "MAX_SENT_IDS", 5)
+    monkeypatch.setattr(pipeline, "DEALT_BYTES_PER_CORE", 0)
+    joined = beside.score()
+    assert given[partitions] == 3
+    assert beside.warehouse.spark.conf.get(partitions) != "3"
+    assert joined.summary == sent.summary
+    check_same_answers(joined, sent)
 
 
 @pytest.fixture(scope="module")

@@ -172,12 +172,9 @@ def decoded(batch: RowBatch, preprocessing: Preprocessing) -> list[Picture]:
 
 def spread_images(rows: SplitRows, count: int, preprocessing: Preprocessing) -> Sequence[Picture]:
     """Return ``count`` pictures at even distances over the rows, or all when there are fewer."""
-    step = max(rows.rows // count, 1)
-    images: list[Picture] = []
-    for batch in rows.batches(step):
-        first = RowBatch(batch.image_ids[:1], batch.contents[:1], batch.category_ids[:1])
-        images += decoded(first, preprocessing)
-    return images[:count]
+    count = min(count, rows.rows)
+    places = [rows.rows * number // count for number in range(count)]
+    return [each for batch in rows.at(places) for each in decoded(batch, preprocessing)]
 
 
 def _first(rows: SplitRows, most: int, batch_size: int) -> Iterator[RowBatch]:

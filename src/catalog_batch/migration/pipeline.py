@@ -17,7 +17,7 @@ from catalog_batch.migration.mapping import (
     read_mapping,
     without_killed_run,
 )
-from catalog_batch.moved_rows import is_stuck, with_current_category
+from catalog_batch.moved_rows import is_moved, is_stuck, with_current_category
 from catalog_batch.moves import Moves, read_moves
 from catalog_batch.runs import Run, Status
 from catalog_batch.taxonomy import build_tree, category_id
@@ -68,16 +68,14 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
         run.details = {"taxonomy_version": plan.version}
         run.rows_in = len(wanted)
         published = warehouse.read_or_empty(tables.PRODUCT_PREDICTIONS)
-        if dry_run:
-            would_be = with_current_category(published, plan.moves)
-            run.counts["predictions_moved"] = would_be.exceptAll(published).count()
-        else:
+        # Before they are: of the rest no more changes than the version of the tree they are of.
+        run.counts["predictions_moved"] = published.where(is_moved(plan.moves)).count()
+        if not dry_run:
             with warehouse.stamped(run_id=run.run_id, job=JOB):
                 if plan.migration:
                     _write_tree(warehouse, plan.version, plan.migration, run)
                 moved = _move_predictions(warehouse, plan.moves, run)
             run.rows_out = moved[tables.PRODUCT_PREDICTIONS.name]
-            run.counts["predictions_moved"] = run.rows_out
             done = bool(plan.migration or moved.total())
             run.finish(Status.PUBLISHED if done else Status.NOTHING_TO_DO)
         # As the view of this name: what was delisted needs no model.

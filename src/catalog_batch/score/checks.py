@@ -71,15 +71,28 @@ def check_calls(staged: DataFrame, pending: int, run: Run) -> int:
 def pass_failures(staged: DataFrame, failed: int, pending: int, settings: ScoreSettings) -> None:
     """Refuse a night of many failures: ingest has decoded each of these images before.
 
-    A failure is for good, so it must be the image's and not the executor's.
+    A failure is for good, so it must be the image's and not the executor's. Of too few images to
+    refuse them the log warns.
     """
-    if pending < settings.min_gate_products or failed <= settings.max_failed_share * pending:
+    if failed <= settings.max_failed_share * pending:
         return
     counted = staged.where("failure IS NOT NULL").groupBy("failure").count().collect()
     reasons = ", ".join(f"{row['count']} {row['failure']}" for row in sorted(counted))
-    raise GateRefusedError(
+    problem = (
         f"{failed} of {pending} images could not be scored ({reasons}), and "
-        f"score.max_failed_share is {settings.max_failed_share}. Nothing was published, and they "
+        f"score.max_failed_share is {settings.max_failed_share}"
+    )
+    if pending < settings.min_gate_products:
+        logger.warning(
+            "%s; not refused, for these are fewer images than score.min_gate_products = %d. All "
+            "were decoded when they were ingested: look at the executors' Pillow and at the model. "
+            "catalog-batch score --failed scores them again.",
+            problem,
+            settings.min_gate_products,
+        )
+        return
+    raise GateRefusedError(
+        f"{problem}. Nothing was published, and they "
         "are scored again by the next run. All were decoded when they were ingested: look at the "
         "executors' Pillow and at the model, or raise the bound with --set if this is meant."
     )

@@ -60,6 +60,7 @@ from catalog_batch.warehouse import Warehouse, cached
 JOB = "score"
 
 _ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+_SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions"
 
 ARROW_BATCH_BYTES = 2**20
 """Images that cross from the JVM to Python at a time: more only wait there, and with fewer a task's
@@ -72,7 +73,11 @@ DEALT_BYTES_PER_CORE = 2**30
 enough: one holds 128 MB."""
 
 MAX_SENT_IDS = 1_000_000
-"""Ids of wanted images that every executor is sent; more of them are joined by a shuffle."""
+"""Ids of wanted images that every executor is sent; more of them are joined by a shuffle, images
+and all."""
+
+SHUFFLED_PER_TASK = 10_000
+"""Images of a task after such a shuffle: some minutes' work, to do again when it fails."""
 
 UNKNOWN_SHOWN = 10
 EVERYTHING = Scope()
@@ -232,9 +237,11 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
             # Those of a night may lie in one file, which one task alone would read.
             rounds = round_sizes(pending, slots, settings.batch_size)
             contents = deal_out(contents, rounds, slots, settings.batch_size)
-        arrow_rows = rows_per_arrow_batch(size, settings.batch_size)
+        tuned = {_ARROW_ROWS: rows_per_arrow_batch(size, settings.batch_size)}
+        if pending > MAX_SENT_IDS:
+            tuned[_SHUFFLE_PARTITIONS] = math.ceil(pending / SHUFFLED_PER_TASK)
         with (
-            configured(warehouse.spark, {_ARROW_ROWS: arrow_rows}),
+            configured(warehouse.spark, tuned),
             polled_progress("scoring", pending, AnsweredRows(warehouse.spark), "images"),
             warehouse.staged(_predicted(night, contents, predict), run.run_id) as staged,
         ):
@@ -252,7 +259,7 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
 
 
 def _publish(night: _Night, staged: DataFrame, table: tables.Table) -> None:
-    if night.scope.rescore:
+    if night.scope.is_again:
         # The time of scoring tells the next run what comes next.
         night.warehouse.upsert(staged, table, restamp=True, shared=night.of_model)
     else:

@@ -37,10 +37,18 @@ class Scope:
     shadow: bool = False
     """Write decisions beside the published ones, for comparison, and never among them."""
 
+    failed: bool = False
+    """Score images again that the model could not score."""
+
+    @property
+    def is_again(self) -> bool:
+        """Whether images may have a prediction of the model already."""
+        return self.rescore or self.failed
+
     @property
     def is_everything(self) -> bool:
         """Whether a run that leaves no image has done all there was to do."""
-        return self.since is None and self.products is None and not (self.rescore or self.shadow)
+        return self.since is None and self.products is None and not (self.is_again or self.shadow)
 
     @property
     def is_only_new(self) -> bool:
@@ -48,7 +56,7 @@ class Scope:
 
         Named products are looked up all the same: nobody may know them.
         """
-        return self.products is None and not (self.rescore or self.shadow)
+        return self.products is None and not (self.is_again or self.shadow)
 
 
 def read_product_ids(path: Path) -> tuple[str, ...]:
@@ -114,7 +122,8 @@ def select_images(
     if scope.since is not None:
         wanted = wanted.where(F.col("ingested_at") >= F.lit(scope.since))
     if not scope.rescore:
-        wanted = wanted.join(scored.select("image_id"), "image_id", "left_anti")
+        done = scored.where("failure IS NULL") if scope.failed else scored
+        wanted = wanted.join(done.select("image_id"), "image_id", "left_anti")
         return wanted.withColumn("place", -F.unix_micros("ingested_at"))
     known = scored.select("image_id", "scored_at")
     # Those that were never scored sort before all that were.
