@@ -18,7 +18,7 @@ from pyspark.sql.types import MapType, StructField
 
 from catalog_batch import ledger
 from catalog_batch.config import Settings
-from catalog_batch.errors import MissingTableError, SchemaMismatchError
+from catalog_batch.errors import ConcurrentWriteError, MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
 from catalog_batch.spark import (
     build_session,
@@ -152,6 +152,30 @@ class Warehouse:
             yield
         finally:
             self.spark.conf.unset(_USER_METADATA)
+
+    @contextmanager
+    def alone(self, table: Table, run_id: str) -> Iterator[dict[str, int | None]]:
+        """Make sure that no run of another machine, where our lock is not, writes it meanwhile.
+
+        Yields:
+            A mapping that has the table's version, by its name, after the block.
+
+        Raises:
+            ConcurrentWriteError: When another commit than one of this run came.
+        """
+        before, left_at = self.version(table), dict[str, int | None]()
+        yield left_at
+        left_at[table.name] = after = self.version(table)
+        stamp = self.last_user_metadata(table)
+        if after == before or (after == before + 1 and stamp.get("run_id") == run_id):
+            return
+        raise ConcurrentWriteError(
+            f"Table {table.name!r} went from version {before} to {after} while run {run_id!r} "
+            f"worked on it; the newest is of run {stamp.get('run_id')!r}. What this run found is "
+            "published, perhaps between rows of the other. See that the scheduler starts one at a "
+            "time and that nobody changes tables meanwhile, and run again: that looks at "
+            "everything."
+        )
 
     def conform(self, frame: DataFrame, table: Table) -> DataFrame:
         """Select and cast the table's columns, in its order; other columns are dropped.

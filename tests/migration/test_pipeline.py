@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from catalog_batch import ledger, tables
-from catalog_batch.errors import BadInputError, LockHeldError
+from catalog_batch.errors import BadInputError, ConcurrentWriteError, LockHeldError
 from catalog_batch.ingest.publication import publish_labels
 from catalog_batch.ingest.transforms import category_rows
 from catalog_batch.migration.pipeline import migrate_taxonomy
@@ -297,6 +298,31 @@ def test_it_does_not_run_beside_a_job_that_uses_the_tree(
         held.enter_context(ledger.held_lock(path, wait=False))
         with pytest.raises(LockHeldError, match=f"job-{job}"):
             migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+
+
+def test_another_run_that_publishes_meanwhile_is_noticed_and_the_next_one_completes(
+    shop: Warehouse, mapping: Given, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The locks are of one machine; on another a night may be scored all the same."""
+    upsert = Warehouse.upsert
+
+    def after_another(
+        warehouse: Warehouse, frame: DataFrame, table: tables.Table, **options: Any
+    ) -> int:
+        if table == tables.PRODUCT_PREDICTIONS:
+            rows = [prediction("p0", "Fruit/Apple")]
+            theirs = warehouse.spark.createDataFrame(rows, table.schema)
+            with warehouse.stamped(run_id="theirs"):
+                upsert(warehouse, theirs.withColumn("confidence", F.lit(0.5)), table)
+        return upsert(warehouse, frame, table, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Warehouse, "upsert", after_another)
+        with pytest.raises(ConcurrentWriteError, match="'product_predictions' went from"):
+            migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    migrate_taxonomy(shop, mapping.path, make_run("migrate-taxonomy"))
+    paths = {product: path for product, (path, _, _) in published(shop).items()}
+    assert paths == {"p0": "Fruit/Pome", "p1": "Fruit/Pear", "p2": "Drinks/Milk/Oat"}
 
 
 def test_a_mapping_of_another_tree_is_refused(

@@ -28,7 +28,6 @@ from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import pipeline
 from catalog_batch.score.checks import (
-    alone,
     check_calls,
     check_decisions,
     known_categories,
@@ -449,7 +448,7 @@ def test_a_commit_of_another_run_is_noticed_whenever_it_came(
     warehouse.create(tables.CATEGORIES)
     told = rf"'categories' went from version 0 to {len(writers)}.*'{runs['own'].run_id}'"
     expected = nullcontext() if is_alone else pytest.raises(ConcurrentWriteError, match=told)
-    with expected, alone(warehouse, tables.CATEGORIES, runs["own"]) as left_at:
+    with expected, warehouse.alone(tables.CATEGORIES, runs["own"].run_id) as left_at:
         for version, name in enumerate(writers):
             with warehouse.stamped(run_id=runs[name].run_id):
                 add_tree(warehouse, version, name)

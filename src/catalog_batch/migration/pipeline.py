@@ -58,6 +58,7 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
         BadInputError: When the mapping cannot be read or does not fit the tree.
         LockHeldError: When ingest or scoring is at work.
         MissingTableError: When nothing was ingested yet.
+        ConcurrentWriteError: When a run of another machine wrote the same predictions meanwhile.
     """
     wanted = read_mapping(mapping)
     warehouse.version(tables.CATEGORIES)  # Refuses a wrong folder before a lock makes it.
@@ -149,6 +150,9 @@ def _move_predictions(warehouse: Warehouse, moves: Moves, run: Run) -> Counter[s
         moved = with_current_category(warehouse.read(table), moves).withColumns(
             {"predicted_at": F.lit(run.started_at), "run_id": F.lit(run.run_id)}
         )
-        with warehouse.staged(moved, f"{run.run_id}-{table.name}") as staged:
+        with (
+            warehouse.alone(table, run.run_id),
+            warehouse.staged(moved, f"{run.run_id}-{table.name}") as staged,
+        ):
             changed[table.name] = warehouse.upsert(staged, table)
     return changed

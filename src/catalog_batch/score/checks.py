@@ -1,8 +1,6 @@
-"""What must hold of a night before it is published, and of its commits."""
+"""What must hold of a night before it is published."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import reduce
 
 from pyspark.sql import DataFrame
@@ -10,36 +8,12 @@ from pyspark.sql import functions as F
 
 from catalog_batch import tables
 from catalog_batch.config import ScoreSettings
-from catalog_batch.errors import ConcurrentWriteError, GateRefusedError, ReconciliationError
+from catalog_batch.errors import GateRefusedError, ReconciliationError
 from catalog_batch.runs import Run
 from catalog_batch.score.gate import Bounds, count_night
 from catalog_batch.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def alone(warehouse: Warehouse, table: tables.Table, run: Run) -> Iterator[dict[str, int | None]]:
-    """Make sure that no run of another machine, where our lock is not, writes a table meanwhile.
-
-    Yields:
-        A mapping that has the table's version, by its name, after the block.
-
-    Raises:
-        ConcurrentWriteError: When another commit than one of this run came.
-    """
-    before, left_at = warehouse.version(table), dict[str, int | None]()
-    yield left_at
-    left_at[table.name] = after = warehouse.version(table)
-    stamp = warehouse.last_user_metadata(table)
-    if after == before or (after == before + 1 and stamp.get("run_id") == run.run_id):
-        return
-    raise ConcurrentWriteError(
-        f"Table {table.name!r} went from version {before} to {after} while run {run.run_id!r} "
-        f"worked on it; the newest is of run {stamp.get('run_id')!r}. What this run found is "
-        "published, perhaps between rows of the other. See that the scheduler starts one at a "
-        "time and that nobody changes tables meanwhile, and run again: that looks at everything."
-    )
 
 
 def check_calls(staged: DataFrame, pending: int, run: Run) -> int:

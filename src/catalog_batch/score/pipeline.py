@@ -21,7 +21,6 @@ from catalog_batch.registry import ModelVersion
 from catalog_batch.runs import Run, Status
 from catalog_batch.score import transforms
 from catalog_batch.score.checks import (
-    alone,
     check_calls,
     check_decisions,
     pass_failures,
@@ -188,7 +187,10 @@ def score_catalogue(
             )
             warehouse.read_logs(tables.IMAGES, tables.PRODUCT_IMAGES, tables.IMAGE_PREDICTIONS)
             warehouse.clear_staging(JOB)
-            with warehouse.stamped(**night.stamp), alone(warehouse, tables.IMAGE_PREDICTIONS, run):
+            with (
+                warehouse.stamped(**night.stamp),
+                warehouse.alone(tables.IMAGE_PREDICTIONS, run.run_id),
+            ):
                 scored, failed, left = _score_images(night, predict)
         # Now, as the versions: these images stay scored when the decisions are refused.
         run.counts = {"images_scored": scored, "images_failed": failed, "images_left": left}
@@ -196,7 +198,7 @@ def score_catalogue(
         night = replace(night, read={**read, **warehouse.versions(tables.IMAGE_PREDICTIONS)})
         with (
             warehouse.stamped(**night.stamp),
-            alone(warehouse, night.target, run) as left_at,
+            warehouse.alone(night.target, run.run_id) as left_at,
             _changed_products(night) as changed,
         ):
             products_changed = _decide_products(night, changed)
@@ -251,7 +253,7 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")
-                with alone(warehouse, tables.IMAGE_EMBEDDINGS, run):
+                with warehouse.alone(tables.IMAGE_EMBEDDINGS, run.run_id):
                     _publish(night, kept, tables.IMAGE_EMBEDDINGS)
             _publish(night, staged, tables.IMAGE_PREDICTIONS)
             run.measures["published_seconds"] = round(time.time() - run.started_at.timestamp(), 2)
