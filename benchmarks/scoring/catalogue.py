@@ -41,7 +41,7 @@ WHOLE = ("onnx-fp32", INT8, "openvino-fp32", "openvino-bf16", "openvino-int8")
 """Those of ``optimise.variants``'s defaults that do without PyTorch."""
 
 PRUNED = ("onnx-pruned-int8", "openvino-pruned-int8")
-READY = "optimised"
+READY = "optimised-thrice"
 """File that says so, beside the warehouse of the catalogue that the model learns from."""
 
 KNOWN = 3200

@@ -474,7 +474,7 @@ def score(
         bool, typer.Option("--rescore", help="Score images again that the model has scored.")
     ] = False,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Score images again that the model could not score.")
+        bool, typer.Option("--failed", help="Score only images again that could not be scored.")
     ] = False,
     shadow: Annotated[
         bool,

@@ -415,8 +415,8 @@ class ScoreSettings(_Section):
     30). Ingest has decoded them all: many failures are an executor's, or the model's."""
 
     min_gate_products: int = Field(default=100, ge=1)
-    """Products, and for ``max_failed_share`` images, below which no share refuses a night: of
-    products the log warns of what would have been."""
+    """Products, and for ``max_failed_share`` images, below which no share refuses a night: the log
+    warns of what would have been."""
 
 
 VariantName = Literal[

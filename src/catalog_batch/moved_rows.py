@@ -22,8 +22,9 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
 
     Decisions stay. Guesses that became one category have their confidences added; those that were
     split are dropped, for nobody knows what share each part has, but the margin is still the lead
-    over them. It is below zero where merged ones are now likelier than the best guess. A prediction
-    whose own category was split or withdrawn stays as it is, with the version of its tree.
+    over them (a later mapping that merges others no longer knows of them). It is below zero where
+    merged ones are now likelier than the best guess. A prediction whose own category was split or
+    withdrawn stays as it is, with the version of its tree.
 
     Args:
         predictions: Rows of ``product_predictions``.
@@ -52,7 +53,7 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
         "best_category_id": best,
         "top_k": guesses,
         "confidence": confidence,
-        "margin": F.when(is_merged, of_best["confidence"] - second)
+        "margin": F.when(is_merged & of_best.isNotNull(), of_best["confidence"] - second)
         .otherwise(F.col("margin"))
         .cast("float"),
         "taxonomy_version": F.greatest("taxonomy_version", F.lit(moves.version)),

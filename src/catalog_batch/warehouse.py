@@ -172,9 +172,9 @@ class Warehouse:
         raise ConcurrentWriteError(
             f"Table {table.name!r} went from version {before} to {after} while run {run_id!r} "
             f"worked on it; the newest is of run {stamp.get('run_id')!r}. What this run found is "
-            "published, perhaps between rows of the other. See that the scheduler starts one at a "
-            "time and that nobody changes tables meanwhile, and run again: that looks at "
-            "everything."
+            "published, perhaps between rows of the other, or over them. See that the scheduler "
+            "starts one at a time and that nobody changes tables meanwhile, and run again, and "
+            "score after anything else: it then decides every product anew."
         )
 
     def conform(self, frame: DataFrame, table: Table) -> DataFrame:

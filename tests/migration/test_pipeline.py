@@ -300,7 +300,7 @@ def test_it_does_not_run_beside_a_job_that_uses_the_tree(
             migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
 
 
-def test_another_run_that_publishes_meanwhile_is_noticed_and_the_next_one_completes(
+def test_another_run_that_publishes_meanwhile_is_noticed_and_what_was_moved_stays_so(
     shop: Warehouse, mapping: Given, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The locks are of one machine; on another a night may be scored all the same."""
@@ -320,9 +320,13 @@ def test_another_run_that_publishes_meanwhile_is_noticed_and_the_next_one_comple
         patch.setattr(Warehouse, "upsert", after_another)
         with pytest.raises(ConcurrentWriteError, match="'product_predictions' went from"):
             migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
-    migrate_taxonomy(shop, mapping.path, make_run("migrate-taxonomy"))
-    paths = {product: path for product, (path, _, _) in published(shop).items()}
+    moved = published(shop)
+    paths = {product: path for product, (path, _, _) in moved.items()}
     assert paths == {"p0": "Fruit/Pome", "p1": "Fruit/Pear", "p2": "Drinks/Milk/Oat"}
+    again = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.path, again)
+    assert again.status is Status.NOTHING_TO_DO
+    assert published(shop) == moved
 
 
 def test_a_mapping_of_another_tree_is_refused(

@@ -188,13 +188,19 @@ def test_what_could_not_be_scored_is_scored_again_when_that_is_asked_for(
     assert broken.products["p2"]["reason"] == "no_usable_image"
     assert broken.summary.images_scored == 0
 
-    again = shop.score(scope=Scope(failed=True))
-    twice = shop.score(scope=Scope(failed=True))
+    # What fails again is no reason to refuse the others.
+    strict = SETTINGS.model_copy(update={"max_failed_share": 0.0, "min_gate_products": 1})
+    again, twice = [
+        shop.score(strict.model_copy(update={"max_drift": 1.0}), scope=Scope(failed=True))
+        for _ in range(2)
+    ]
     assert [state.summary.images_scored for state in (again, twice)] == [2, 1]
     assert [state.summary.images_failed for state in (again, twice)] == [1, 1]
-    of_run = {key for key, row in again.images.items() if row["run_id"] == again.run.run_id}
-    assert name(photos[1]) in of_run
-    assert of_run <= {name(photos[1]), name(UNDECODABLE)}
+    of_runs = [
+        {key for key, row in state.images.items() if row["run_id"] == state.run.run_id}
+        for state in (again, twice)
+    ]
+    assert of_runs == [{name(photos[1]), name(UNDECODABLE)}, {name(UNDECODABLE)}]
     for state in (again, twice):
         check_same_answers(state, as_they_are)
         assert state.products["p2"]["category_id"] == as_they_are.products["p2"]["category_id"]
@@ -220,9 +226,14 @@ def test_images_too_many_to_send_their_ids_are_joined_in_small_tasks_and_answere
     assert partitions not in given
     monkeypatch.setattr(pipeline, "MAX_SENT_IDS", 5)
     monkeypatch.setattr(pipeline, "DEALT_BYTES_PER_CORE", 0)
-    joined = beside.score()
-    assert given[partitions] == 3
-    assert beside.warehouse.spark.conf.get(partitions) != "3"
+    spark = beside.warehouse.spark
+    with configured(spark, {partitions: 2, "spark.sql.autoBroadcastJoinThreshold": -1}):
+        joined = beside.score()
+        assert given[partitions] == 3
+        assert spark.conf.get(partitions) == "2"
+    with configured(spark, {partitions: 4}):
+        beside.score(scope=Scope(rescore=True))
+    assert given[partitions] == 4  # Never fewer than there would be.
     assert joined.summary == sent.summary
     check_same_answers(joined, sent)
 
@@ -291,6 +302,24 @@ def test_to_score_again_begins_with_the_newest_never_scored_then_goes_by_age(
         {"newer", "new", "old"},
         {"newer", "new", "old", "scored before"},
     ]
+
+
+def test_of_failures_those_tried_longest_ago_come_first(spark: SparkSession) -> None:
+    images = spark.createDataFrame(
+        [(image, NOW) for image in ("lately", "long ago", "good", "new")],
+        "image_id string, ingested_at timestamp",
+    )
+    scored = spark.createDataFrame(
+        [
+            ("lately", NOW + timedelta(days=3), "undecodable"),
+            ("long ago", NOW + timedelta(days=1), "not_finite"),
+            ("good", NOW, None),
+        ],
+        "image_id string, scored_at timestamp, failure string",
+    )
+    wanted = select_images(images, images.select("image_id"), scored, Scope(failed=True))
+    order = [{row["image_id"] for row in first_of(wanted, most).collect()} for most in range(1, 4)]
+    assert order == [{"long ago"}, {"long ago", "lately"}, {"long ago", "lately"}]
 
 
 def test_a_challenger_is_not_published() -> None:

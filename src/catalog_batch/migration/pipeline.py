@@ -69,7 +69,7 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
         run.details = {"taxonomy_version": plan.version}
         run.rows_in = len(wanted)
         published = warehouse.read_or_empty(tables.PRODUCT_PREDICTIONS)
-        # Before they are: of the rest no more changes than the version of the tree they are of.
+        # Before they are. Of the rest guesses that were split go, and the tree's version changes.
         run.counts["predictions_moved"] = published.where(is_moved(plan.moves)).count()
         if not dry_run:
             with warehouse.stamped(run_id=run.run_id, job=JOB):

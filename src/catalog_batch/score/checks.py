@@ -45,8 +45,8 @@ def check_calls(staged: DataFrame, pending: int, run: Run) -> int:
 def pass_failures(staged: DataFrame, failed: int, pending: int, settings: ScoreSettings) -> None:
     """Refuse a night of many failures: ingest has decoded each of these images before.
 
-    A failure is for good, so it must be the image's and not the executor's. Of too few images to
-    refuse them the log warns.
+    The next run does not try them again, so it must be the images' fault and not the executor's. Of
+    too few images to refuse them the log warns.
     """
     if failed <= settings.max_failed_share * pending:
         return

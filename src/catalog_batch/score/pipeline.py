@@ -75,8 +75,9 @@ MAX_SENT_IDS = 1_000_000
 """Ids of wanted images that every executor is sent; more of them are joined by a shuffle, images
 and all."""
 
-SHUFFLED_PER_TASK = 10_000
-"""Images of a task after such a shuffle: some minutes' work, to do again when it fails."""
+SHUFFLED_PER_TASK, MOST_SHUFFLE_TASKS = 10_000, 10_000
+"""Images of a task after such a shuffle, some minutes' work, to do again when it fails; and most of
+these tasks, unless ``spark.shuffle_partitions`` says more."""
 
 UNKNOWN_SHOWN = 10
 EVERYTHING = Scope()
@@ -241,7 +242,9 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
             contents = deal_out(contents, rounds, slots, settings.batch_size)
         tuned = {_ARROW_ROWS: rows_per_arrow_batch(size, settings.batch_size)}
         if pending > MAX_SENT_IDS:
-            tuned[_SHUFFLE_PARTITIONS] = math.ceil(pending / SHUFFLED_PER_TASK)
+            tasks = min(math.ceil(pending / SHUFFLED_PER_TASK), MOST_SHUFFLE_TASKS)
+            at_least = int(warehouse.spark.conf.get(_SHUFFLE_PARTITIONS) or 0)
+            tuned[_SHUFFLE_PARTITIONS] = max(tasks, at_least)
         with (
             configured(warehouse.spark, tuned),
             polled_progress("scoring", pending, AnsweredRows(warehouse.spark), "images"),
@@ -249,7 +252,8 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
             failed = check_calls(staged, pending, run)
-            pass_failures(staged, failed, pending, settings)
+            if not scope.failed:  # These stay what they are.
+                pass_failures(staged, failed, pending, settings)
             if settings.keep_embeddings:
                 # Before the predictions: an image that has one is not scored again.
                 kept = staged.where("embedding IS NOT NULL")

@@ -38,7 +38,7 @@ class Scope:
     """Write decisions beside the published ones, for comparison, and never among them."""
 
     failed: bool = False
-    """Score images again that the model could not score."""
+    """Score only images again that the model could not score, those tried longest ago first."""
 
     @property
     def is_again(self) -> bool:
@@ -121,9 +121,12 @@ def select_images(
     wanted = images.select("image_id", "ingested_at").join(links, "image_id", "left_semi")
     if scope.since is not None:
         wanted = wanted.where(F.col("ingested_at") >= F.lit(scope.since))
+    if scope.failed:
+        failed = scored.where("failure IS NOT NULL").select("image_id", "scored_at")
+        place = F.unix_micros("scored_at")
+        return wanted.join(failed, "image_id").withColumn("place", place).drop("scored_at")
     if not scope.rescore:
-        done = scored.where("failure IS NULL") if scope.failed else scored
-        wanted = wanted.join(done.select("image_id"), "image_id", "left_anti")
+        wanted = wanted.join(scored.select("image_id"), "image_id", "left_anti")
         return wanted.withColumn("place", -F.unix_micros("ingested_at"))
     known = scored.select("image_id", "scored_at")
     # Those that were never scored sort before all that were.
