@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,14 @@ class Catalogue:
     def shipped(self) -> ModelVersion:
         """The variant that ``optimise`` kept of all that it tried."""
         return max(self.registry.list_versions(), key=_speed)
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Return what ``optimise`` found of each variant, of the catalogue the model learned from.
+
+        In the order of its runs, and of their variants by speed.
+        """
+        rows = DeltaTable(self.warehouse / "model_variants").to_pyarrow_table().to_pylist()
+        return sorted(rows, key=lambda row: (row["measured_at"], row["images_per_second"] or 0.0))
 
     def copy(self, folder: Path) -> "Catalogue":
         """Return the same in another folder: its files are linked, for none is ever changed."""

@@ -46,7 +46,7 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 from benchmarks.commands import Finished
 from benchmarks.measure import Goal, Runs, argument_parser, require_idle, table, write_result
-from benchmarks.scoring.catalogue import AGREES, Catalogue, make_catalogues
+from benchmarks.scoring.catalogue import AGREES, KNOWN, Catalogue, make_catalogues
 from benchmarks.scoring.lanes import (
     BARE,
     DAFT,
@@ -236,6 +236,27 @@ def page_of(question: Question, found: LaneRuns, variants: str) -> str:
     return f"{intro}{title}{table(header, lines)}\n{missing}{''.join(ours)}"
 
 
+def tried_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what ``optimise`` found of each variant, as Markdown."""
+    header = (
+        "variant", "verdict", "images/s of the network", "times as trained", "agreement",
+        "accuracy", "accepted", "why not",
+    )  # fmt: skip
+    figures = ("agreement", "accuracy", "accepted")
+    lines = [
+        [
+            row["variant"],
+            row["verdict"],
+            f"{row['images_per_second'] or 0:.1f}",
+            f"{row['speed_up'] or 0:.2f}",
+            *("-" if row[name] is None else f"{row[name]:.2%}" for name in figures),
+            row["reason"] or "",
+        ]
+        for row in rows
+    ]
+    return f"## What `optimise` found, run by run\n\n{table(header, lines)}\n"
+
+
 def _line(lane: Lane, first: Lane, found: LaneRuns) -> list[str]:
     runs = found[lane.name]
     return [
@@ -315,9 +336,11 @@ def main() -> None:
         "nights": {lane.night: _as_json(lane, found[lane.night]) for lane in question.own},
     }
     told = ", ".join(f"{name}: {variant}" for name, variant in chosen.items())
-    goals = goals_of(question, found)
+    page, goals = page_of(question, found, told), goals_of(question, found)
+    if question.name == "usual":
+        page += tried_of(Catalogue(data / f"scoring-{KNOWN}", KNOWN).tried())
     command = f"python -m benchmarks.scoring.compare {question.name}"
-    write_result(f"scoring-{question.name}", result, page_of(question, found, told), goals, command)
+    write_result(f"scoring-{question.name}", result, page, goals, command)
 
 
 if __name__ == "__main__":

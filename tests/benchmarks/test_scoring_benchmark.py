@@ -232,6 +232,15 @@ def test_engines_are_compared_with_one_model_and_the_usual_ways_with_faster_ones
     }
 
 
+def test_a_page_has_what_was_tried_and_why_it_was_not_kept() -> None:
+    row = {"variant": "onnx-int8", "verdict": "kept", "reason": None, "images_per_second": 76.82}
+    kept = {**row, "speed_up": 2.125, "agreement": 0.99518, "accuracy": 0.9976, "accepted": None}
+    nothing = dict.fromkeys(kept) | {"variant": "x", "verdict": "not_made", "reason": "no library"}
+    page = compare.tried_of([kept, nothing])
+    assert "| onnx-int8 | kept | 76.8 | 2.12 | 99.52% | 99.76% | - |  |" in page
+    assert "| x | not_made | 0.0 | 0.00 | - | - | - | no library |" in page
+
+
 def test_answers_are_compared_for_the_images_that_both_lanes_scored() -> None:
     reference = {"a": "bag", "b": "shoe"}
     assert compare.agreement({"a": "bag", "b": "bag", "c": "shoe"}, reference) == 0.5
