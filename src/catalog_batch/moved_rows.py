@@ -70,12 +70,9 @@ def is_moved(moves: Moves) -> Column:
 
     Of a prediction that is stuck nothing is moved.
     """
-    ids = {old: new[0] for old, new in moves.destinations.items() if new}
     named = F.array_union(F.array("category_id", "best_category_id"), F.col("top_k")["category_id"])
-    is_elsewhere = F.exists(
-        F.array_compact(named),
-        lambda category: ~F.coalesce(lookup(ids, category), category).eqNullSafe(category),
-    )
+    elsewhere = [*moves.ids_now]
+    is_elsewhere = F.exists(F.array_compact(named), lambda category: category.isin(elsewhere))
     return is_elsewhere & ~is_stuck(moves)
 
 

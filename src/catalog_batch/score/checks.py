@@ -54,21 +54,20 @@ def pass_failures(staged: DataFrame, failed: int, pending: int, settings: ScoreS
     reasons = ", ".join(f"{row['count']} {row['failure']}" for row in sorted(counted))
     problem = (
         f"{failed} of {pending} images could not be scored ({reasons}), and "
-        f"score.max_failed_share is {settings.max_failed_share}"
+        f"score.max_failed_share is {settings.max_failed_share}. All were decoded when they were "
+        "ingested: look at the executors' Pillow and at the model"
     )
     if pending < settings.min_gate_products:
         logger.warning(
-            "%s; not refused, for these are fewer images than score.min_gate_products = %d. All "
-            "were decoded when they were ingested: look at the executors' Pillow and at the model. "
+            "%s. Not refused, for these are fewer images than score.min_gate_products = %d; "
             "catalog-batch score --failed scores them again.",
             problem,
             settings.min_gate_products,
         )
         return
     raise GateRefusedError(
-        f"{problem}. Nothing was published, and they "
-        "are scored again by the next run. All were decoded when they were ingested: look at the "
-        "executors' Pillow and at the model, or raise the bound with --set if this is meant."
+        f"{problem}, or raise the bound with --set if this is meant. Nothing was published, and "
+        "they are scored again by the next run."
     )
 
 
