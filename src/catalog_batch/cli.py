@@ -9,10 +9,8 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -27,6 +25,7 @@ from catalog_batch.locations import plain_path
 from catalog_batch.progress import console, counts_table, progress_bar, training_bar
 from catalog_batch.resources import resource_folder
 from catalog_batch.runs import Run, Status, open_run
+from catalog_batch.stopping import listen, stoppable
 
 if TYPE_CHECKING:  # they import torch
     from catalog_batch.compress.findings import Finding
@@ -97,46 +96,17 @@ LogFormat = Annotated[
 
 def main(verb: str | None = None) -> None:
     """Run the command line and leave the process; a job script passes its verb."""
-    signal.signal(signal.SIGTERM, lambda *_: _stop(143))
-    signal.signal(signal.SIGINT, lambda *_: _stop(130))
+    listen()
     code: int | str | None = 0
     try:
         app([verb, *sys.argv[1:]] if verb else None)
     except SystemExit as error:
-        code = _signalled.get("code", error.code)
+        code = error.code
     sys.stdout.flush()
     sys.stderr.flush()
     # The run is over and logged. Tearing the interpreter down may still abort in delta-rs or Ray,
     # and a scheduler would take a published run for a crash.
     os._exit(code if isinstance(code, int) else 1)
-
-
-# The exit code that a signal asked for. Ray turns a handler's exception into one of its own, so
-# the exception's code cannot be relied on.
-_signalled: dict[str, int] = {}
-
-
-@contextmanager
-def _told_by_signal() -> Iterator[None]:
-    """Leave by the exit code that a signal asked for, so that ``run_log`` has the same."""
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt):
-        if "code" in _signalled:
-            raise SystemExit(_signalled["code"]) from None
-        raise
-
-
-def _stop(code: int) -> None:
-    """Leave by an exception, so that locks are released and the run is logged as stopped."""
-    _signalled["code"] = code
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A module that another thread is still importing has no session yet, and cannot be imported.
-    cancel_all_jobs = getattr(sys.modules.get("catalog_batch.spark"), "cancel_all_jobs", None)
-    if cancel_all_jobs:
-        cancel_all_jobs()
-    sys.exit(code)
 
 
 @app.command(
@@ -869,12 +839,13 @@ def _run_job(
     run = Run(run_id="", job=job, started_at=utc_now(), config_hash="")
     try:
         settings = _settings(warehouse, profile, overrides, config)
-        with open_run(job, settings, utc_now) as run, _told_by_signal():
+        with open_run(job, settings, utc_now) as run, stoppable():
             work(settings, run)
     except CatalogBatchError as error:
         _refuse(error, run)
-    except (SystemExit, KeyboardInterrupt):
-        run.exit_code = _signalled.get("code", run.exit_code)
+    except SystemExit as error:
+        run.finish(Status.STOPPED)
+        run.exit_code = error.code if isinstance(error.code, int) else run.exit_code
         print(run.status_line(), flush=True)
         raise typer.Exit(run.exit_code) from None
     except Exception:
