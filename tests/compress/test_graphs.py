@@ -81,6 +81,24 @@ def test_only_the_first_and_the_last_layer_stay_in_fp32(tmp_path: Path) -> None:
     assert [sorted(dims) for dims in in_int8 if len(dims) > 1] == [[12, 16]]
 
 
+def test_depthwise_convolutions_stay_in_fp32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Conv2d(3, 8, 3, stride=2),
+        torch.nn.Conv2d(8, 8, 3, groups=8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 16, 3, groups=2),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 5),
+    ]
+    export_graph(torch.nn.Sequential(*layers).eval(), PREPROCESSING, tmp_path / "fp32.onnx")
+    quantise_graph(tmp_path / "fp32.onnx", pictures(16), tmp_path / "int8.onnx")
+    stored = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    in_int8 = [tensor.dims for tensor in stored if tensor.data_type == onnx.TensorProto.INT8]
+    assert [list(dims) for dims in in_int8 if len(dims) > 1] == [[16, 4, 3, 3]]
+
+
 def test_weights_are_in_int8_with_a_scale_for_each_channel_and_keep_to_seven_bits(
     exported: Path, quantised: Path
 ) -> None:
