@@ -631,9 +631,8 @@ def manifest(
         from catalog_batch.ingest.manifest_files import write_manifest
 
         rows = write_manifest(folder, output)
-        console().print(
-            f"{rows:,} rows in {output}. Next: catalog-batch ingest {output} --images {folder}"
-        )
+        console().print(f"{rows:,} rows in {output}.")
+        _tell_next("ingest", output, "--images", folder)
 
     _run_plain(work, log_format)
 
@@ -662,9 +661,9 @@ def generate(
                 folder, products, seed, workers=workers, on_progress=advance
             )
         console().print(
-            f"{summary.products:,} products, {summary.manifest_rows:,} images in {folder}. Next: "
-            f"catalog-batch ingest {folder}/manifest.csv --images {folder}/images"
+            f"{summary.products:,} products, {summary.manifest_rows:,} images in {folder}."
         )
+        _tell_next("ingest", f"{folder}/manifest.csv", "--images", f"{folder}/images")
 
     _run_plain(work, log_format)
 
@@ -783,9 +782,13 @@ def tell_results(summary: "SearchSummary", warehouse: str) -> None:
 
     if console().is_terminal:
         console().print(results_table(summary.space, summary.results))
-        best = shlex.quote(f"{summary.folder}/best.toml")
-        command = f"catalog-batch train --config {best} --warehouse {shlex.quote(warehouse)}"
-        console().print(f"Next: {command}", markup=False, highlight=False, soft_wrap=True)
+        _tell_next("train", "--config", f"{summary.folder}/best.toml", "--warehouse", warehouse)
+
+
+def _tell_next(*words: object) -> None:
+    """Show the command to go on with on one line, however long, so that it can be copied."""
+    command = shlex.join(["catalog-batch", *map(str, words)])
+    console().print(f"Next: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_checks(checks: Sequence["Check"]) -> None:
