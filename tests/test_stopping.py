@@ -61,6 +61,10 @@ def test_a_signal_leaves_by_its_exit_code(
     assert (tmp_path / "tidied").exists()
 
 
+def test_another_handlers_interrupt_has_its_code_too(tmp_path: Path) -> None:
+    assert signalled(tmp_path, "tell(); time.sleep(1); raise KeyboardInterrupt", []) == 130
+
+
 def test_a_second_signal_does_not_disturb_what_is_tidied_up(tmp_path: Path) -> None:
     assert signalled(tmp_path, "tell()", [signal.SIGTERM, signal.SIGINT], tidying=1.0) == 143
     assert (tmp_path / "tidied").exists()

@@ -16,4 +16,14 @@ LEFT JOIN taxonomy_changes AS change
   ON change.old_category_id = product.category_id
   AND change.taxonomy_version = (SELECT max(taxonomy_version) FROM taxonomy_changes)
 WHERE product.delisted_at IS NULL
-  AND (prediction.decision <> 'accepted' OR coalesce(change.new_category_id, product.category_id) <> prediction.category_id)
+  AND (
+    prediction.decision <> 'accepted'
+    OR CASE
+      -- Split or withdrawn: any of the parts may be meant, and of none nobody knows better.
+      WHEN change.old_category_id IS NOT NULL AND change.new_category_id IS NULL
+        THEN prediction.category_id <> product.category_id
+          AND size(change.new_paths) > 0
+          AND NOT array_contains(change.new_paths, prediction.category_path)
+      ELSE coalesce(change.new_category_id, product.category_id) <> prediction.category_id
+    END
+  )

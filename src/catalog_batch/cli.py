@@ -368,7 +368,8 @@ def optimise(
 ) -> None:
     """Make a model faster on this machine: try its variants, register the fastest that agrees.
 
-    Run it on a machine like those that score. Exits with 10 when no variant is worth keeping.
+    Run it on a machine like those that score. Exits with 10 when no variant is worth keeping, or
+    when the one that is was registered before.
     """
 
     def work(settings: Settings, run: Run) -> None:
@@ -853,6 +854,7 @@ def _run_job(
         raise typer.Exit(run.exit_code) from None
     except Exception:
         logger.exception("%s crashed", job)
+        run.finish(Status.FAILED)
         run.error = run.error or "crashed before it began"
     if console().is_terminal:
         figures = {**run.counts, **run.rejected, **run.measures}
@@ -874,7 +876,8 @@ def _run_dry(
     now = utc_now()
     run = Run(f"plan-{now:%Y%m%dT%H%M%S}-{os.getpid()}", job, started_at=now, config_hash="")
     try:
-        work(_settings(warehouse, profile, overrides), run)
+        with stoppable():
+            work(_settings(warehouse, profile, overrides), run)
     except CatalogBatchError as error:
         _refuse(error, run)
         raise typer.Exit(error.exit_code) from error
@@ -897,7 +900,8 @@ def _run_plain(work: Callable[[], None], log_format: str) -> None:
     """Run a verb that is no job: no lock, no row, no status line."""
     _configure_logs(log_format)
     try:
-        work()
+        with stoppable():
+            work()
     except CatalogBatchError as error:
         _refuse(error, Run(run_id="", job="", started_at=utc_now(), config_hash=""))
         raise typer.Exit(error.exit_code) from error

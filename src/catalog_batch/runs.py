@@ -170,11 +170,11 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _log(root: str, run: Run) -> None:
-    # Before the first ingest has created the warehouse there is no table to log to.
-    if not ledger.exists(root, RUN_LOG):
-        logger.warning("no run_log in %s yet, run %s is not logged", root, run.run_id)
-        return
     try:
+        # Before the first ingest has created the warehouse there is no table to log to.
+        if not ledger.exists(root, RUN_LOG):
+            logger.warning("no run_log in %s yet, run %s is not logged", root, run.run_id)
+            return
         ledger.append_rows(root, RUN_LOG, [run.row()])
     except Exception as error:
         # The tables are as the run left them, but nobody would find it in the log: not a success.

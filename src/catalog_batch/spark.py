@@ -144,10 +144,12 @@ def begin_session(
 def _own_interrupt_handler() -> Iterator[None]:
     """Keep the command line's handler of Ctrl-C, which pyspark would replace; leave Python's."""
     handler = signal.getsignal(signal.SIGINT)
-    yield
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and handler is not signal.default_int_handler:
-        signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and handler is not signal.default_int_handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 def run_together(session: SparkSession, *steps: Callable[[], _T]) -> list[_T]:

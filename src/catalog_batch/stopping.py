@@ -34,7 +34,7 @@ def listen() -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Leave by the exit code that a signal asked for, whatever its exception became meanwhile.
+    """Leave by the exit code that a signal asked for, whatever its exception has become.
 
     What follows the block is not disturbed any more: the run's outcome is logged and told.
 
@@ -43,10 +43,12 @@ def stoppable() -> Iterator[None]:
     """
     try:
         yield
-    except BaseException:
-        if "code" in _asked:
-            raise SystemExit(_asked["code"]) from None
-        raise
+    except BaseException as error:
+        # Spark's own handler of Ctrl-C, until its session is there, raises what Python's does.
+        code = _asked.get("code", 130 if isinstance(error, KeyboardInterrupt) else None)
+        if code is None:
+            raise
+        raise SystemExit(code) from None
     finally:
         _ignore()
 
@@ -83,7 +85,7 @@ def _raise_again(dropped: "sys.UnraisableHookArgs") -> Any:
     if not (isinstance(dropped.exc_value, SystemExit) and "code" in _asked):
         return sys.__unraisablehook__(dropped)
     listen()
-    return _send_again(_asked.pop("code") - 128)
+    return _send_again(_asked["code"] - 128)
 
 
 def _send_again(number: int) -> None:

@@ -165,6 +165,18 @@ def test_a_seller_who_uses_the_old_name_contradicts_nobody(
     assert shop.spark.sql("SELECT * FROM review_queue").collect() == []
 
 
+@pytest.mark.parametrize(("path", "queued"), [("A", []), ("Fruit/Pome", ["p1"])])
+def test_a_seller_who_uses_a_split_name_contradicts_none_of_its_parts(
+    shop: Warehouse, mapping: Given, make_run: MakeRun, path: str, queued: list[str]
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    target = tables.PRODUCT_PREDICTIONS
+    shop.upsert(shop.spark.createDataFrame([prediction("p1", path)], target.schema), target)
+    shop.register()
+    rows = shop.spark.sql("SELECT product_id FROM review_queue").collect()
+    assert [row["product_id"] for row in rows] == queued
+
+
 def test_a_new_category_below_an_old_name_grows_where_that_is_now(
     shop: Warehouse,
     mapping: Given,

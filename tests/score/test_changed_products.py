@@ -11,9 +11,11 @@ from pyspark.sql import functions as F
 from tests.score.shop import NOW, SETTINGS, SPEC, OpenShop, Shop
 
 from catalog_batch import tables
+from catalog_batch.errors import GateRefusedError
 from catalog_batch.score.fingerprint import writers_since_last
 from catalog_batch.score.gate import NightFigures, count_night
 from catalog_batch.score.pipeline import _score_images, score_catalogue
+from catalog_batch.score.selection import Scope
 
 # No run of before had it, so that one with it decides all; no decision here turns on it.
 DECIDES_ALL = SETTINGS.model_copy(update={"min_margin": 1e-9})
@@ -89,6 +91,34 @@ def test_a_night_decides_what_anything_happened_to_as_one_that_decides_all(
     assert (of_whole.whole.products, of_whole.whole.abstained) == (4, 2)
     # p4 and p5 have no image.
     assert (of_night.whole.compared, of_night.made.products, of_night.made.compared) == (2, 2, 1)
+
+
+def test_a_narrowed_run_too_decides_what_changed_alone(
+    shop: Shop, make_jpeg: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ingest(shop, "night-1"):
+        photo = make_jpeg(9)
+        shop.add_images(photo)
+        shop.add_links(("p1", photo), run_id="night-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("catalog_batch.score.pipeline.pass_gate", refuse)
+        with pytest.raises(GateRefusedError):
+            shop.score()
+    counted = list[NightFigures]()
+
+    def count(*args: Any) -> NightFigures:
+        counted.append(count_night(*args))
+        return counted[-1]
+
+    monkeypatch.setattr("catalog_batch.score.checks.count_night", count)
+    # What was refused is held to the same bounds by whatever run publishes it.
+    again = shop.score(scope=Scope(failed=True))
+    assert again.run.measures["products_decided"] == 1
+    assert (counted[-1].made.products, counted[-1].whole.products) == (1, 4)
+
+
+def refuse(*_: object) -> None:
+    raise GateRefusedError("Too much would change.")
 
 
 def test_an_image_that_a_killed_run_had_scored_decides_its_product(

@@ -292,7 +292,7 @@ def _predicted(night: _Night, images: DataFrame, predict: Predict) -> DataFrame:
 def _changed_products(night: _Night) -> Iterator[DataFrame | None]:
     """Yield the ids of products whose decision may not be as the last run left it; None for all."""
     warehouse, writers = night.warehouse, None
-    if night.scope.is_everything:
+    if not night.scope.shadow:
         writers = writers_since_last(warehouse.root, JOB, night.model, night.settings)
     if writers is None:
         yield None

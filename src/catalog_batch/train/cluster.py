@@ -159,7 +159,8 @@ def open_cluster(settings: TrainSettings) -> Iterator[None]:
 def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # one came, and all others wait
+                signal.signal(number, handler)
 
 
 def _start_local(settings: TrainSettings, common: dict[str, Any]) -> None:
