@@ -133,6 +133,21 @@ def test_without_a_run_log_the_run_still_works_and_says_so(
     assert not ledger.exists(str(tmp_path), "run_log")
 
 
+def test_a_run_that_cannot_even_look_for_its_log_is_no_success(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise OSError("the bucket is away")
+
+    with open_run("ingest", Settings(warehouse=str(tmp_path)), clock) as run:
+        run.finish(Status.PUBLISHED)
+        monkeypatch.setattr(ledger, "exists", refuse)
+    assert run.exit_code == 1
+    assert run.error == (
+        "the run ended as published, and run_log was not written: the bucket is away"
+    )
+
+
 def test_a_job_leaves_nothing_where_there_is_no_warehouse(tmp_path: Path, clock: Clock) -> None:
     mistyped = tmp_path / "warehose"
     with open_run("score", Settings(warehouse=str(mistyped)), clock):
