@@ -178,7 +178,7 @@ def test_the_mean_size_of_a_row_is_read_from_the_log_of_a_version(tmp_path: Path
     assert ledger.bytes_per_row(root, "images") == size // 1000
 
 
-def test_the_runs_that_wrote_since_a_version_are_known_unless_rows_may_be_gone(
+def test_the_runs_that_wrote_since_a_version_are_known_unless_rows_were_replaced(
     warehouse: Warehouse,
 ) -> None:
     root, table = warehouse.root, tables.PRODUCTS
@@ -189,23 +189,32 @@ def test_the_runs_that_wrote_since_a_version_are_known_unless_rows_may_be_gone(
         rows = [(name, title, None, None, None, None, {}, NOW, "r", None)]
         return spark.createDataFrame(rows, table.schema)
 
-    with warehouse.stamped(run_id="first"):
+    with warehouse.stamped(run_id="first", job="ingest"):
         warehouse.append(product("p1"), table)
-    with warehouse.stamped(run_id="second"):
+    with warehouse.stamped(run_id="second", job="ingest"):
         warehouse.upsert(product("p1", "changed"), table)
         warehouse.insert_new(product("p2"), table)
-    assert ledger.writers_since(root, "products", 0) == {"first", "second"}
-    assert ledger.writers_since(root, "products", 1) == {"second"}
-    assert ledger.writers_since(root, "products", 3) == set()
-    assert ledger.writers_since(root, "products", 4) is None
+
+    def runs(version: int) -> frozenset[str]:
+        writes = ledger.writes_since(root, "products", version)
+        assert writes is not None
+        assert writes.jobs <= {"ingest"}
+        assert not writes.has_deleted
+        return writes.runs
+
+    assert runs(0) == {"first", "second"}
+    assert runs(1) == {"second"}
+    assert runs(3) == set()
+    assert ledger.writes_since(root, "products", 4) is None
 
     SparkTable.forPath(spark, warehouse.path(table)).optimize().executeCompaction()
-    assert ledger.writers_since(root, "products", 3) == set()
+    assert runs(3) == set()
     with warehouse.stamped(run_id="third"):
         warehouse.delete(product("p2"), table)
-    assert ledger.writers_since(root, "products", 3) is None
+    deleted = ledger.Writes(frozenset({"third"}), frozenset({""}), has_deleted=True)
+    assert ledger.writes_since(root, "products", 3) == deleted
     with warehouse.stamped(run_id="fourth"):
         warehouse.overwrite(product("p3"), table)
-    assert ledger.writers_since(root, "products", 5) is None
+    assert ledger.writes_since(root, "products", 5) is None
     warehouse.append(product("p4"), table)  # of nobody
-    assert ledger.writers_since(root, "products", 6) is None
+    assert ledger.writes_since(root, "products", 6) is None

@@ -29,11 +29,13 @@ def registry(tmp_path: Path, empty_store: Path) -> Registry:
 
 
 def test_the_first_version_is_champion_and_later_ones_challenge_it(
-    registry: Registry, tmp_path: Path
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = registry.register("shop", write_sealed(tmp_path / "1", "a"), {"f1": 0.5}, {"run": "r1"})
     second = registry.register("shop", write_sealed(tmp_path / "2", "b"), {"f1": 0.75})
+    assert "no longer" not in caplog.text
     third = registry.register("shop", write_sealed(tmp_path / "3", "c"), {})
+    assert "shop/3 is the challenger now, and no longer shop/2" in caplog.text
     assert [version.version for version in (first, second, third)] == [1, 2, 3]
     assert (first.aliases, first.metrics, first.tags) == (("champion",), {"f1": 0.5}, {"run": "r1"})
     assert [version.alias for version in registry.list_versions()] == ["champion", "", "challenger"]

@@ -9,11 +9,13 @@ SELECT
   coalesce(prediction.reason, 'differs_from_seller') AS reason
 FROM product_predictions AS prediction
 LEFT JOIN products AS product ON product.product_id = prediction.product_id
+-- The seller's label is where a new category below an old name was put; the product has the path as the seller wrote it.
+LEFT JOIN labels AS label ON label.product_id = prediction.product_id AND label.source = 'seller'
 LEFT JOIN categories AS best
   ON best.category_id = prediction.best_category_id
   AND best.taxonomy_version = prediction.taxonomy_version
 LEFT JOIN taxonomy_changes AS change
-  ON change.old_category_id = product.category_id
+  ON change.old_category_id = label.category_id
   AND change.taxonomy_version = (SELECT max(taxonomy_version) FROM taxonomy_changes)
 WHERE product.delisted_at IS NULL
   AND (
@@ -21,9 +23,9 @@ WHERE product.delisted_at IS NULL
     OR CASE
       -- Split or withdrawn: any of the parts may be meant, and of none nobody knows better.
       WHEN change.old_category_id IS NOT NULL AND change.new_category_id IS NULL
-        THEN prediction.category_id <> product.category_id
+        THEN prediction.category_id <> label.category_id
           AND size(change.new_paths) > 0
           AND NOT array_contains(change.new_paths, prediction.category_path)
-      ELSE coalesce(change.new_category_id, product.category_id) <> prediction.category_id
+      ELSE coalesce(change.new_category_id, label.category_id) <> prediction.category_id
     END
   )

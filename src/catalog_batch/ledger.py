@@ -10,6 +10,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
+from pyarrow.fs import FileType
 
 from catalog_batch.errors import LockHeldError, MissingTableError
 from catalog_batch.locations import plain_path
@@ -69,32 +71,53 @@ def bytes_per_row(root: str, table: str, version: int | None = None) -> int:
 _KEEPS_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMNS"}
 
 
-def writers_since(root: str, table: str, version: int) -> set[str] | None:
-    """Return the runs that inserted or changed rows after a version.
+@dataclass(frozen=True)
+class Writes:
+    """Who wrote a table's rows after a version; those they inserted or changed bear their stamp."""
 
-    Their rows are stamped with them. None where that does not tell all that happened: a commit
-    without a stamp, rows that were deleted or replaced, or a log that no longer goes back so far.
+    runs: frozenset[str] = frozenset()
+    jobs: frozenset[str] = frozenset()
+    has_deleted: bool = False
+    """Whether some deleted rows, of which only the version before tells."""
+
+
+def writes_since(root: str, table: str, version: int) -> Writes | None:
+    """Return who inserted, changed or deleted rows after a version.
+
+    None where the log does not tell: a commit without a stamp, rows that were replaced, or a log
+    that no longer goes back so far.
     """
     source = DeltaTable(f"{root}/{table}")
     later = range(version + 1, source.version() + 1)
     commits = source.history(len(later)) if later else []
     if source.version() < version or [c["version"] for c in reversed(commits)] != [*later]:
         return None
-    writers = set[str]()
-    for commit in commits:
-        if commit["operation"] not in _KEEPS_ROWS:
-            writer = stamp_of(commit).get("run_id")
-            if writer is None or not _only_adds_or_changes(commit):
-                return None
-            writers.add(writer)
-    return writers
+    written = [commit for commit in commits if commit["operation"] not in _KEEPS_ROWS]
+    stamps = [stamp_of(commit) for commit in written]
+    if not all(map(_is_by_row, written)) or not all("run_id" in stamp for stamp in stamps):
+        return None
+    return Writes(
+        frozenset(stamp["run_id"] for stamp in stamps),
+        frozenset(stamp.get("job", "") for stamp in stamps),
+        has_deleted=any(map(_rows_deleted, written)),
+    )
 
 
-def _only_adds_or_changes(commit: Mapping[str, Any]) -> bool:
+def _is_by_row(commit: Mapping[str, Any]) -> bool:
     if commit["operation"] == "MERGE":
-        deleted = commit.get("operationMetrics", {}).get("numTargetRowsDeleted")
-        return str(deleted) == "0"
+        return _rows_deleted(commit) is not None
     return bool(commit.get("operationParameters", {}).get("mode") == "Append")
+
+
+def _rows_deleted(commit: Mapping[str, Any]) -> int | None:
+    deleted = commit.get("operationMetrics", {}).get("numTargetRowsDeleted")
+    return None if deleted is None else int(deleted)
+
+
+def is_readable(root: str, table: str, version: int) -> bool:
+    """Return whether the files of an earlier version are all there, as they are until a VACUUM."""
+    then = DeltaTable(f"{root}/{table}", version=version).to_pyarrow_dataset()
+    return all(file.type == FileType.File for file in then.filesystem.get_file_info(then.files))
 
 
 def stamp_of(commit: Mapping[str, Any]) -> dict[str, str]:

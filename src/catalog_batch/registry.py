@@ -196,6 +196,16 @@ class Registry:
         if not has_champion:
             before_champion(newest)
         alias = CHALLENGER if has_champion else CHAMPION
+        for waiting in known:
+            if alias in waiting.aliases:
+                logger.warning(
+                    "%s/%d is the challenger now, and no longer %s/%d, which was not promoted; "
+                    "promote that one by its number.",
+                    newest.model_name,
+                    newest.version,
+                    waiting.model_name,
+                    waiting.version,
+                )
         self.set_alias(newest.model_name, newest.version, alias)
 
     def _mark_holder(self, model_name: str, alias: str) -> None:

@@ -135,6 +135,18 @@ def test_a_mapping_that_was_applied_is_known() -> None:
     assert not is_applied({**mapping, "Milk/Oat": ("Milk/Soy",)}, found.tree, found.moves)
 
 
+@pytest.mark.parametrize("later", [("Fruit/Quince",), ("Fruit/Green", "Fruit/Red"), ()])
+def test_a_mapping_is_applied_also_where_a_later_one_went_on_from_it(
+    later: tuple[str, ...],
+) -> None:
+    first = {"Fruit/Apple": ("Fruit/Pome",)}
+    then = plan(first)
+    now = plan_migration(then.tree, then.moves, {"Fruit/Pome": later})
+    assert now.moves["Fruit/Apple"] == later
+    assert is_applied(first, now.tree, now.moves)
+    assert not is_applied({"Fruit/Apple": ("Fruit/Pear",)}, now.tree, now.moves)
+
+
 @pytest.mark.parametrize("again", [set(), {"Fruit/Apple", "Nut"}])
 def test_a_tree_that_grew_after_a_killed_run_is_as_if_there_had_been_none(again: set[str]) -> None:
     mapping = {"Fruit/Apple": ("Fruit/Pome",), "Milk": ("Drinks",)}

@@ -177,6 +177,23 @@ def test_a_seller_who_uses_a_split_name_contradicts_none_of_its_parts(
     assert [row["product_id"] for row in rows] == queued
 
 
+@pytest.mark.parametrize(("path", "queued"), [("Drinks/Milk/Soy", []), ("Fruit/Pome", ["p2"])])
+def test_a_seller_of_a_new_category_below_an_old_name_means_the_one_that_grew(
+    shop: Warehouse, mapping: Given, make_run: MakeRun, path: str, queued: list[str]
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    named = {"category_id": F.lit(category_id("Milk/Soy")), "category_path": F.lit("Milk/Soy")}
+    product = shop.read(tables.PRODUCTS).where("product_id = 'p2'").withColumns(named)
+    product = product.localCheckpoint()
+    shop.upsert(product, tables.PRODUCTS)
+    publish_labels(shop, product, make_run("ingest"))
+    target = tables.PRODUCT_PREDICTIONS
+    shop.upsert(shop.spark.createDataFrame([prediction("p2", path)], target.schema), target)
+    shop.register()
+    rows = shop.spark.sql("SELECT product_id FROM review_queue").collect()
+    assert [row["product_id"] for row in rows] == queued
+
+
 def test_a_new_category_below_an_old_name_grows_where_that_is_now(
     shop: Warehouse,
     mapping: Given,
@@ -285,9 +302,29 @@ def test_a_second_mapping_goes_on_from_the_first(
 ) -> None:
     migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
     second = "old_path,new_path\nFruit/Pome,Pome\n"
-    migrate_taxonomy(shop, mapping.of(second), make_run("migrate-taxonomy"))
+    run = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.of(second), run)
     assert published(shop)["p0"][:2] == ("Pome", 3)
+    # What the first one did was counted then; of Fruit nothing is left.
+    assert run.counts == {
+        "moved": 1,
+        "withdrawn": 1,
+        "predictions_moved": 1,
+        "predictions_to_rescore": 1,
+    }
     assert read_moves(shop.root).new_paths["Fruit/Apple"] == ("Pome",)
+
+
+def test_a_mapping_that_a_later_one_went_on_from_changes_nothing_either(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    second = "old_path,new_path\nFruit/Pome,Pome\n"
+    migrate_taxonomy(shop, mapping.of(second), make_run("migrate-taxonomy"))
+    again = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.of(MAPPING), again)
+    assert again.status is Status.NOTHING_TO_DO
+    assert published(shop)["p0"][:2] == ("Pome", 3)
 
 
 def test_a_dry_run_counts_the_same_and_writes_nothing(

@@ -12,7 +12,7 @@ from tests.score.shop import NOW, SETTINGS, SPEC, OpenShop, Shop
 
 from catalog_batch import tables
 from catalog_batch.errors import GateRefusedError
-from catalog_batch.score.fingerprint import writers_since_last
+from catalog_batch.score.fingerprint import Changes, changes_since_last
 from catalog_batch.score.gate import NightFigures, count_night
 from catalog_batch.score.pipeline import _score_images, score_catalogue
 from catalog_batch.score.selection import Scope
@@ -169,24 +169,57 @@ def test_what_is_ingested_meanwhile_is_decided_by_the_next_run(
 
 
 def test_all_is_decided_where_the_log_does_not_tell_what_changed(shop: Shop) -> None:
-    def writers(**changes: object) -> set[str] | None:
-        settings = SETTINGS.model_copy(update=changes)
-        return writers_since_last(shop.warehouse.root, "score", shop.model, settings)
+    root = shop.warehouse.root
 
-    assert writers() == set()
-    assert writers(min_confidence=0.9) is None
+    def changes(**different: object) -> Changes | None:
+        settings = SETTINGS.model_copy(update=different)
+        return changes_since_last(root, "score", shop.model, settings)
+
+    nothing = Changes(frozenset())
+    assert changes() == nothing
+    assert changes(min_confidence=0.9) is None
     other = shop.register(seed=5)
-    assert writers_since_last(shop.warehouse.root, "score", other, SETTINGS) is None
+    assert changes_since_last(root, "score", other, SETTINGS) is None
 
     DeltaTable.forPath(
         shop.warehouse.spark, shop.warehouse.path(tables.PRODUCT_PREDICTIONS)
     ).optimize().executeCompaction()
     with ingest(shop, "night-1"):
         shop.add_products("p6", run_id="night-1")
-    assert writers() == {"night-1"}
+    assert changes() == Changes(frozenset({"night-1"}))
 
     shop.warehouse.create(tables.TAXONOMY_CHANGES)
-    assert writers() is None
+    assert changes() is None
+
+
+def test_a_link_that_is_gone_decides_its_product_while_its_version_can_be_read(shop: Shop) -> None:
+    links = shop.warehouse.read(tables.PRODUCT_IMAGES)
+    before = shop.warehouse.version(tables.PRODUCT_IMAGES)
+    then = links.inputFiles()
+    with ingest(shop, "night-1"):
+        assert shop.warehouse.delete(links.where("product_id = 'p1'"), tables.PRODUCT_IMAGES) == 1
+    root = shop.warehouse.root
+    found = changes_since_last(root, "score", shop.model, SETTINGS)
+    assert found == Changes(frozenset({"night-1"}), links_before=before)
+    night = shop.score()
+    assert night.run.measures["products_decided"] == 1
+    assert night.products["p1"]["reason"] == "no_usable_image"
+    # As after a VACUUM.
+    now = {*shop.warehouse.read(tables.PRODUCT_IMAGES).inputFiles()}
+    for file in {*then} - now:
+        Path(file.removeprefix("file:")).unlink()
+    assert changes_since_last(root, "score", shop.model, SETTINGS) is None
+
+
+def test_what_a_run_of_other_settings_published_is_decided_again(shop: Shop) -> None:
+    other = SETTINGS.model_copy(update={"min_confidence": 1.0})
+    narrowed = shop.score(other, scope=Scope(products=("p1", "p4")))
+    assert narrowed.products["p1"]["decision"] == "abstained"
+    night = shop.score()
+    # p4 has no image and kept its row.
+    assert night.run.measures["products_decided"] == 1
+    assert night.products["p1"]["decision"] == "accepted"
+    assert night.products["p2"]["run_id"] != night.run.run_id
 
 
 def test_all_is_decided_after_somebody_changed_what_is_published(shop: Shop) -> None:

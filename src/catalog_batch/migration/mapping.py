@@ -88,9 +88,12 @@ def read_mapping(path: Path) -> dict[str, Paths]:
 def is_applied(
     mapping: Mapping[str, Paths], tree: Collection[str], moves: Mapping[str, Paths]
 ) -> bool:
-    """Return whether a tree, and the moves to it, are as a mapping wants them."""
+    """Return whether a tree, and the moves to it, are as a mapping wants them.
+
+    A later mapping may have moved on what this one led to.
+    """
     return all(
-        old in tree if new == (old,) else old not in tree and moves.get(old) == new
+        old in tree if new == (old,) else old not in tree and moves.get(old) == _onward(new, moves)
         for old, new in mapping.items()
     )
 
@@ -120,9 +123,9 @@ def plan_migration(
     now = {old: _within(grown, _targets(old, mapping)) for old in tree}
     moves = {old: new for old, new in now.items() if new != (old,)}
     for old, stops in earlier.items():
-        onward = {final for stop in stops for final in now.get(stop, (stop,))}
-        if onward != {old}:
-            moves[old] = tuple(sorted(onward))
+        onward = _onward(stops, now)
+        if onward != (old,):
+            moves[old] = onward
     _require_one_meaning(grown, moves)
     shared = Counter(new[0] for new in now.values() if len(new) == 1)
     changes = {old: _change(old, new, shared) for old, new in moves.items()}
@@ -161,6 +164,10 @@ def _targets(path: str, mapping: Mapping[str, Paths]) -> Paths:
             rest = path.removeprefix(above)
             return (mapping[above][0] + rest,) if len(mapping[above]) == 1 else ()
     return (path,)
+
+
+def _onward(stops: Paths, moves: Mapping[str, Paths]) -> Paths:
+    return tuple(sorted({final for stop in stops for final in moves.get(stop, (stop,))}))
 
 
 def _within(tree: Collection[str], paths: Iterable[str]) -> Paths:

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from catalog_batch import ledger, tables
 from catalog_batch.migration.mapping import (
+    Change,
     Migration,
     Paths,
     is_applied,
@@ -41,6 +42,9 @@ class _Plan:
 
     moves: Moves
 
+    changes: Counter[Change]
+    """By this mapping: what earlier ones moved is moved on, and counted no more."""
+
 
 def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: bool = False) -> None:
     """Apply a mapping of paths to the tree and to the published predictions.
@@ -64,8 +68,7 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
     warehouse.version(tables.CATEGORIES)  # Refuses a wrong folder before a lock makes it.
     with _kept_out(warehouse.root, dry_run):
         plan = _plan(warehouse, wanted)
-        changes = plan.migration.changes if plan.migration else {}
-        run.counts = {str(change): n for change, n in sorted(Counter(changes.values()).items())}
+        run.counts = {str(change): n for change, n in sorted(plan.changes.items())}
         run.details = {"taxonomy_version": plan.version}
         run.rows_in = len(wanted)
         published = warehouse.read_or_empty(tables.PRODUCT_PREDICTIONS)
@@ -99,14 +102,15 @@ def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
     version = warehouse.read(tables.CATEGORIES).agg(F.max("taxonomy_version")).collect()[0][0] or 0
     newest = _trees_since(warehouse, version).get(version, set())
     if is_applied(mapping, newest, moves.new_paths):
-        return _Plan(version, None, moves)
+        return _Plan(version, None, moves, Counter())
     # Also where its old paths are all there: a manifest may have named them again since.
     trees = _trees_since(warehouse, moves.version)
     tree = without_killed_run(trees, moves.new_paths, mapping) or newest
     planned = plan_migration(tree, moves.new_paths, mapping)
     if planned.tree != newest:
         version += 1
-    return _Plan(version, planned, Moves(version, planned.moves))
+    changes = Counter(of for old, of in planned.changes.items() if old not in moves.new_paths)
+    return _Plan(version, planned, Moves(version, planned.moves), changes)
 
 
 def _trees_since(warehouse: Warehouse, version: int) -> dict[int, set[str]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 
 from catalog_batch import ledger
@@ -26,7 +27,9 @@ DECIDING_NOTHING = {
 }
 """Settings by which what was decided, and passed, would be decided alike."""
 
-DECIDED_FROM = ("product_images", "products", "image_predictions")
+LINKS, PUBLISHED = "product_images", "product_predictions"
+
+DECIDED_FROM = (LINKS, "products", "image_predictions")
 """What a product's decision is made of; each row is stamped with the run that wrote it last."""
 
 Versions = Mapping[str, int | None]
@@ -63,30 +66,51 @@ def is_done(root: str, job: str, model: ModelVersion, settings: ScoreSettings) -
 
 def _keeps_rows(root: str, before: Versions, name: str) -> bool:
     now = ledger.table_version(root, name)
-    return before[name] == now or (now is not None and _writers(root, before, name) == set())
+    return before[name] == now or (
+        now is not None and _writes(root, before, name) == ledger.Writes()
+    )
 
 
-def writers_since_last(
+@dataclass(frozen=True)
+class Changes:
+    """What was written since a run that decided all."""
+
+    runs: frozenset[str]
+    """Rows of ``DECIDED_FROM`` and of what is published bear their stamp."""
+
+    links_before: int | None = None
+    """A version of ``product_images`` with the links that were deleted; None if there are none."""
+
+
+def changes_since_last(
     root: str, job: str, model: ModelVersion, settings: ScoreSettings
-) -> set[str] | None:
-    """Return the runs that changed rows since a run decided all by this model and these settings.
+) -> Changes | None:
+    """Return what was written since a run decided all by this model and these settings.
 
-    None where their rows do not tell what has to be decided anew: there was no such run, what it
-    published was changed since, the categories were moved, or rows were deleted.
+    None where that does not tell what has to be decided anew: there was no such run, what it
+    published was changed since by another job, the categories were moved, or rows were deleted that
+    nobody can look up.
     """
     before = _last_complete(root, job, model, settings)
     tree = "taxonomy_changes"
     if before is None or before[tree] != ledger.table_version(root, tree):
         return None
-    if _writers(root, before, "product_predictions") != set():
+    writes = {name: _writes(root, before, name) for name in (*DECIDED_FROM, PUBLISHED)}
+    found = {name: of for name, of in writes.items() if of is not None}
+    if len(found) < len(writes) or not found[PUBLISHED].jobs <= {job}:
         return None
-    found = [_writers(root, before, name) for name in DECIDED_FROM]
-    return None if None in found else set[str]().union(*filter(None, found))
+    deleted = {name for name, of in found.items() if of.has_deleted}
+    links_before = before[LINKS] if deleted else None
+    if links_before is not None and (
+        deleted != {LINKS} or not ledger.is_readable(root, LINKS, links_before)
+    ):
+        return None
+    return Changes(frozenset().union(*(of.runs for of in found.values())), links_before)
 
 
-def _writers(root: str, before: Versions, name: str) -> set[str] | None:
+def _writes(root: str, before: Versions, name: str) -> ledger.Writes | None:
     version = before[name]
-    return None if version is None else ledger.writers_since(root, name, version)
+    return None if version is None else ledger.writes_since(root, name, version)
 
 
 def _last_complete(

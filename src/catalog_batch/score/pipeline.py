@@ -30,9 +30,9 @@ from catalog_batch.score.dealing import deal_out, round_sizes
 from catalog_batch.score.fingerprint import (
     INPUTS,
     Versions,
+    changes_since_last,
     fingerprint,
     versions_of,
-    writers_since_last,
 )
 from catalog_batch.score.selection import (
     Scope,
@@ -291,17 +291,28 @@ def _predicted(night: _Night, images: DataFrame, predict: Predict) -> DataFrame:
 @contextmanager
 def _changed_products(night: _Night) -> Iterator[DataFrame | None]:
     """Yield the ids of products whose decision may not be as the last run left it; None for all."""
-    warehouse, writers = night.warehouse, None
+    warehouse, since = night.warehouse, None
     if not night.scope.shadow:
-        writers = writers_since_last(warehouse.root, JOB, night.model, night.settings)
-    if writers is None:
+        since = changes_since_last(warehouse.root, JOB, night.model, night.settings)
+    if since is None:
         yield None
         return
     links, products = (
         warehouse.read(table, night.read[table.name])
         for table in (tables.PRODUCT_IMAGES, tables.PRODUCTS)
     )
-    with cached(changed_products(links, products, night.predictions(), writers)) as changed:
+    links_before = None
+    if since.links_before is not None:
+        links_before = warehouse.read(tables.PRODUCT_IMAGES, since.links_before)
+    found = changed_products(
+        links,
+        products,
+        night.predictions(),
+        warehouse.read(tables.PRODUCT_PREDICTIONS),
+        since.runs,
+        links_before,
+    )
+    with cached(found) as changed:
         yield changed
 
 

@@ -10,6 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch.errors import BadInputError
+from catalog_batch.tables import PRODUCT_IMAGES
 
 DAY = 24 * 3600 * 1_000_000
 """In microseconds."""
@@ -178,7 +179,12 @@ def _stored_on(days: Sequence[int]) -> Column:
 
 
 def changed_products(
-    links: DataFrame, products: DataFrame, predictions: DataFrame, writers: Collection[str]
+    links: DataFrame,
+    products: DataFrame,
+    predictions: DataFrame,
+    published: DataFrame,
+    runs: Collection[str],
+    links_before: DataFrame | None = None,
 ) -> DataFrame:
     """Return the ids of products to which some runs did anything, or to an image they show.
 
@@ -186,15 +192,20 @@ def changed_products(
         links: All, delisted ones too.
         products: All.
         predictions: The model's.
-        writers: Runs, as rows are stamped with them.
+        published: Decisions: a run of other settings, or of another model, may have made some.
+        runs: By which rows are stamped.
+        links_before: All of before these runs, where some were deleted since.
     """
-    is_theirs = F.col("run_id").isin([*writers])
+    is_theirs = F.col("run_id").isin([*runs])
     answered = predictions.where(is_theirs).select("image_id")
-    found = (
+    found = [
         links.where(is_theirs),
         links.join(answered, "image_id", "left_semi"),
         products.where(is_theirs),
-    )
+        published.where(is_theirs),
+    ]
+    if links_before is not None:
+        found.append(links_before.join(links, [*PRODUCT_IMAGES.key], "left_anti"))
     return reduce(DataFrame.union, [rows.select("product_id") for rows in found]).distinct()
 
 
