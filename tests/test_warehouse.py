@@ -251,10 +251,13 @@ def test_inserting_new_rows_leaves_stored_ones_and_makes_no_version_without_any(
     assert stored(products, tables.PRODUCTS)[0]["title"] == "first"
 
 
-def answer(image_id: str, model_version: int) -> dict[str, Any]:
+def answer(
+    image_id: str, model_version: int, ingested_at: datetime | None = None
+) -> dict[str, Any]:
     given = {"image_id": image_id, "model_name": "m", "model_version": model_version}
     unknown = dict.fromkeys(("others", "margin", "nodes", "energy"))
-    return {**given, "top_k": [], **unknown, "failure": "f", "scored_at": NOW, "run_id": "r1"}
+    stamps = {"scored_at": NOW, "run_id": "r1", "ingested_at": ingested_at}
+    return {**given, "top_k": [], **unknown, "failure": "f", **stamps}
 
 
 @pytest.mark.parametrize("restamp", [False, True])
@@ -272,6 +275,28 @@ def test_files_of_rows_that_share_no_value_with_the_new_ones_are_not_read(
             assert warehouse.upsert(rows, table, restamp, shared) == expected
         else:
             assert warehouse.insert_new(rows, table, shared) == expected
+    with pytest.raises(Py4JJavaError, match="FAILED_READ_FILE"):
+        warehouse.insert_new(rows, table)
+
+
+@pytest.mark.parametrize("restamp", [False, True])
+def test_files_without_a_row_among_those_that_can_match_are_not_read(
+    warehouse: Warehouse, restamp: bool
+) -> None:
+    table = tables.IMAGE_PREDICTIONS
+    warehouse.create(table)
+    warehouse.append(frame(warehouse, table, answer("a", 1, NOW)), table)
+    for file in Path(warehouse.path(table)).glob("*.parquet"):
+        file.unlink()
+    warehouse.append(frame(warehouse, table, answer("b", 1), answer("c", 1, LATER)), table)
+    rows = frame(warehouse, table, answer("b", 1), answer("c", 1, LATER), answer("d", 1, LATER))
+    came = F.col("target.ingested_at")
+    among = came.isNull() | (came >= F.lit(LATER))
+    for expected in (3, 3) if restamp else (1, 0):
+        if restamp:
+            assert warehouse.upsert(rows, table, restamp, among=among) == expected
+        else:
+            assert warehouse.insert_new(rows, table, among=among) == expected
     with pytest.raises(Py4JJavaError, match="FAILED_READ_FILE"):
         warehouse.insert_new(rows, table)
 

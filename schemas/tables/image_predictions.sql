@@ -9,12 +9,13 @@ CREATE TABLE image_predictions (
   energy FLOAT COMMENT 'How unlike the training images it is: higher is less alike',
   failure STRING COMMENT 'Why the image could not be scored, else null',
   scored_at TIMESTAMP NOT NULL COMMENT 'When it was scored (UTC)',
-  run_id STRING NOT NULL COMMENT 'The run that scored it'
+  run_id STRING NOT NULL COMMENT 'The run that scored it',
+  ingested_at TIMESTAMP COMMENT 'When the image was stored (UTC), by which a MERGE finds the files to read; null before it was kept'
 ) USING DELTA
 COMMENT 'What each model version says of each image'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
-  'delta.dataSkippingStatsColumns' = 'image_id,model_name,model_version,run_id',
+  'delta.dataSkippingStatsColumns' = 'image_id,model_name,model_version,run_id,ingested_at',
   'delta.constraints.margin_is_share' = 'margin IS NULL OR (margin >= 0 AND margin <= 1)',
   'delta.constraints.scored_or_failed' = '(failure IS NULL) = (size(top_k) > 0)'
 )

@@ -195,7 +195,12 @@ class Warehouse:
         )
 
     def upsert(
-        self, frame: DataFrame, table: Table, restamp: bool = False, shared: Shared | None = None
+        self,
+        frame: DataFrame,
+        table: Table,
+        restamp: bool = False,
+        shared: Shared | None = None,
+        among: Column | None = None,
     ) -> int:
         """MERGE rows by key; return how many were inserted or changed.
 
@@ -206,8 +211,10 @@ class Warehouse:
                 same frame twice makes no second version.
             shared: Key columns with the one value that they have in all of ``frame``: files of rows
                 that have another are not read.
+            among: What is true of every stored row, named ``target``, that has a key of ``frame``:
+                nor are files read without such a row.
         """
-        is_same = _same_key(table, shared or {})
+        is_same = _same_key(table, shared or {}, among)
         with cached(self._changes(self.conform(frame, table), table, restamp, is_same)) as changes:
             kinds = {row["_is_stored"] for row in changes.select("_is_stored").distinct().collect()}
             if not kinds:
@@ -220,17 +227,25 @@ class Warehouse:
                 merge = merge.whenMatchedUpdate(set={n: F.col(f"source.{n}") for n in updated})
             return self._merge(merge.whenNotMatchedInsertAll().execute())
 
-    def insert_new(self, frame: DataFrame, table: Table, shared: Shared | None = None) -> int:
+    def insert_new(
+        self,
+        frame: DataFrame,
+        table: Table,
+        shared: Shared | None = None,
+        among: Column | None = None,
+    ) -> int:
         """MERGE only the rows whose key is not stored yet; return how many.
 
         Args:
             frame: The rows.
             table: Where to.
             shared: As for ``upsert``.
+            among: The same.
         """
+        is_same = _same_key(table, shared or {}, among)
         return self._merge(
             self._target(table)
-            .merge(self.conform(frame, table).alias("source"), _same_key(table, shared or {}))
+            .merge(self.conform(frame, table).alias("source"), is_same)
             .whenNotMatchedInsertAll()
             .execute()
         )
@@ -417,11 +432,12 @@ def _column_ddl(field: StructField) -> str:
     return f"`{field.name}` {field.dataType.simpleString()} COMMENT '{comment}'"
 
 
-def _same_key(table: Table, shared: Shared) -> Column:
+def _same_key(table: Table, shared: Shared, among: Column | None = None) -> Column:
     own = [F.col(f"target.{name}") == F.col(f"source.{name}") for name in table.key]
     # From values that stand here Delta can tell which files hold none of them.
     known = [F.col(f"target.{name}") == F.lit(value) for name, value in shared.items()]
-    return reduce(Column.__and__, own + known)
+    among = F.lit(True) if among is None else among
+    return reduce(Column.__and__, own + known, among)
 
 
 def _differs(table: Table) -> Column:

@@ -42,6 +42,7 @@ from catalog_batch.score.selection import (
     first_of,
     of_products,
     select_images,
+    stored_on,
     unfinished_products,
 )
 from catalog_batch.score.udf import (
@@ -259,17 +260,21 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
                 kept = staged.where("embedding IS NOT NULL")
                 with warehouse.alone(tables.IMAGE_EMBEDDINGS, run.run_id):
                     _publish(night, kept, tables.IMAGE_EMBEDDINGS)
-            _publish(night, staged, tables.IMAGE_PREDICTIONS)
+            # One that has none is of before this column was there.
+            came = F.col("target.ingested_at")
+            _publish(night, staged, tables.IMAGE_PREDICTIONS, came.isNull() | stored_on(days, came))
             run.measures["published_seconds"] = round(time.time() - run.started_at.timestamp(), 2)
     return pending, failed, there - pending
 
 
-def _publish(night: _Night, staged: DataFrame, table: tables.Table) -> None:
+def _publish(
+    night: _Night, staged: DataFrame, table: tables.Table, among: Column | None = None
+) -> None:
     if night.scope.is_again:
         # The time of scoring tells the next run what comes next.
-        night.warehouse.upsert(staged, table, restamp=True, shared=night.of_model)
+        night.warehouse.upsert(staged, table, restamp=True, shared=night.of_model, among=among)
     else:
-        night.warehouse.insert_new(staged, table, shared=night.of_model)
+        night.warehouse.insert_new(staged, table, shared=night.of_model, among=among)
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
@@ -284,8 +289,8 @@ def _predicted(night: _Night, images: DataFrame, predict: Predict) -> DataFrame:
         "scored_at": night.run.started_at,
         "run_id": night.run.run_id,
     }
-    answers = images.select("image_id", predict("content").alias("prediction"))
-    return answers.select("image_id", "prediction.*", *_literals(lineage))
+    answers = images.select("image_id", "ingested_at", predict("content").alias("prediction"))
+    return answers.select("image_id", "ingested_at", "prediction.*", *_literals(lineage))
 
 
 @contextmanager

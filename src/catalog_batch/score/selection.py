@@ -147,7 +147,7 @@ def count_by_day(wanted: DataFrame) -> dict[int, int]:
 
 
 def contents_of(images: DataFrame, wanted: DataFrame, days: Collection[int]) -> DataFrame:
-    """Return the id and content of wanted images.
+    """Return the id, the time of storing and the content of wanted images.
 
     A night's images are in the newest files: of files without an image of the days on which those
     wanted came, not even the rows are looked at.
@@ -158,23 +158,21 @@ def contents_of(images: DataFrame, wanted: DataFrame, days: Collection[int]) -> 
         days: On which these came.
     """
     return (
-        images.where(_stored_on(sorted(days)))
-        .select("image_id", "content")
+        images.where(stored_on(days, F.col("ingested_at")))
+        .select("image_id", "ingested_at", "content")
         .join(wanted.select("image_id"), "image_id", "left_semi")
     )
 
 
-def _stored_on(days: Sequence[int]) -> Column:
+def stored_on(days: Collection[int], ingested_at: Column) -> Column:
     """Return whether an image came on one of these days, or between the first and the last."""
+    days = sorted(days)
     spans = [(day, day + 1) for day in days] if len(days) <= MAX_DAYS else [(days[0], days[-1] + 1)]
 
     def at(day: int) -> Column:
         return F.timestamp_micros(F.lit(day * DAY))
 
-    is_stored = [
-        (F.col("ingested_at") >= at(first)) & (F.col("ingested_at") < at(end))
-        for first, end in spans
-    ]
+    is_stored = [(ingested_at >= at(first)) & (ingested_at < at(end)) for first, end in spans]
     return reduce(Column.__or__, is_stored)
 
 
