@@ -23,7 +23,7 @@ takes is in their start-up and in all their seconds, not in the steady state.
   the same function for each image, with the model as it was trained, and in int8, where the engine
   shows.
 - usual: catalog-batch with the variant that ``catalog-batch optimise`` keeps on this machine when
-  it is told to try pruning, too, which it does not by itself (of photos as easy as these seven
+  it is told to try pruning, too, which it does not by itself (of photos as easy as these six
   channels of ten can go), and with the one that it keeps of the whole network, as by itself; beside
   the ways that published benchmarks score, with their arithmetic: a bare loop, and Spark with one
   iterator UDF and with two UDFs. The best category of an image should be that of the bare loop with
