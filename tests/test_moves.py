@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from catalog_batch.moved_rows import is_moved, with_current_category, with_current_label
+from catalog_batch.moved_rows import (
+    has_moved_guess,
+    is_moved,
+    with_current_category,
+    with_current_label,
+)
 from catalog_batch.moves import Moves
 from catalog_batch.taxonomy import category_id
 
@@ -105,7 +110,7 @@ def test_a_lesser_guess_that_was_split_is_dropped_and_the_margin_is_the_lead_ove
     assert (row["confidence"], row["margin"]) == (0.625, 0.375)
 
 
-def test_a_prediction_is_moved_with_its_category_or_a_guess_but_not_one_that_is_stuck(
+def test_a_prediction_is_moved_with_its_category_or_has_a_guess_that_is_unless_it_is_stuck(
     spark: SparkSession,
 ) -> None:
     rows = {
@@ -125,9 +130,10 @@ def test_a_prediction_is_moved_with_its_category_or_a_guess_but_not_one_that_is_
     unsure = frame.where("path = 'Apple'").selectExpr(
         "'none' AS path", "NULL AS category_id", "best_category_id", "top_k"
     )
-    found = frame.union(unsure).where(is_moved(MOVES)).collect()
-    assert {row["path"] for row in found} == {"Apple", "Nut", "none"}
-    assert not frame.where(is_moved(Moves())).collect()
+    rows = frame.union(unsure)
+    assert {row["path"] for row in rows.where(is_moved(MOVES)).collect()} == {"Apple"}
+    assert {row["path"] for row in rows.where(has_moved_guess(MOVES)).collect()} == {"Nut", "none"}
+    assert not rows.where(is_moved(Moves()) | has_moved_guess(Moves())).collect()
 
 
 def test_the_margin_is_below_zero_when_merged_guesses_overtake_the_best(

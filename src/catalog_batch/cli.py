@@ -462,6 +462,8 @@ def score(
 
     A product that shows an image which the model has not scored yet keeps the prediction it had.
     """
+    if rescore and failed:
+        raise typer.BadParameter("--rescore takes every image and --failed some: give one of them.")
 
     def work(settings: Settings, run: Run) -> None:
         from catalog_batch import ledger
@@ -526,11 +528,13 @@ def migrate_taxonomy(
     """
 
     def work(settings: Settings, run: Run) -> None:
+        from catalog_batch.migration.mapping import read_mapping
         from catalog_batch.migration.pipeline import migrate_taxonomy
         from catalog_batch.warehouse import open_warehouse
 
+        wanted = read_mapping(mapping)  # One that is refused does not wait for Spark.
         with open_warehouse(settings, "migrate-taxonomy") as tables:
-            migrate_taxonomy(tables, mapping, run, dry_run)
+            migrate_taxonomy(tables, wanted, run, dry_run)
 
     if dry_run:
         _run_dry("migrate-taxonomy", work, warehouse, profile, overrides, log_format)

@@ -395,7 +395,8 @@ class ScoreSettings(_Section):
 
     min_confidence: float = Field(default=0.5, ge=0, le=1)
     """Least confidence to accept a category for which the model has no threshold of its own; below
-    it the category is withheld: the decision is ``abstained``."""
+    it the category is withheld: a category above it is told, where one is likely enough
+    (``backed_off``), or none (``abstained``)."""
 
     min_margin: float = Field(default=0.0, ge=0, le=1)
     """Least lead of a category's confidence over the next one's to accept it."""

@@ -66,14 +66,19 @@ def with_current_category(predictions: DataFrame, moves: Moves) -> DataFrame:
 
 
 def is_moved(moves: Moves) -> Column:
-    """Return whether a prediction has a category, its own or a guess, that is elsewhere now.
+    """Return whether the category of a prediction is elsewhere now, and the prediction with it."""
+    return F.coalesce(F.col("category_id").isin([*moves.ids_now]), F.lit(False)) & ~is_stuck(moves)
+
+
+def has_moved_guess(moves: Moves) -> Column:
+    """Return whether a guess of a prediction is elsewhere, which itself stays where it is.
 
     Of a prediction that is stuck nothing is moved.
     """
-    named = F.array_union(F.array("category_id", "best_category_id"), F.col("top_k")["category_id"])
+    named = F.array_union(F.array("best_category_id"), F.col("top_k")["category_id"])
     elsewhere = [*moves.ids_now]
     is_elsewhere = F.exists(F.array_compact(named), lambda category: category.isin(elsewhere))
-    return is_elsewhere & ~is_stuck(moves)
+    return is_elsewhere & ~is_moved(moves) & ~is_stuck(moves)
 
 
 def is_stuck(moves: Moves) -> Column:

@@ -25,6 +25,9 @@ class Moves:
     new_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By old path: what it became; several after a split, none when withdrawn."""
 
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """By old path: the kind of change, as the table names it."""
+
     @cached_property
     def destinations(self) -> dict[str, tuple[str, str] | None]:
         """By old category id: the new id and path, or None when nobody can say which."""
@@ -71,18 +74,16 @@ def read_moves(root: str, before: int | None = None) -> Moves:
         root: Of the warehouse, which need not have the table.
         before: Only those to trees of an earlier version than this.
     """
-    columns = ("taxonomy_version", "old_path", "new_paths")
+    columns = ("taxonomy_version", "old_path", "new_paths", "change")
     rows = [
         row
         for row in ledger.find_rows(root, TABLE, columns, {})
         if before is None or row["taxonomy_version"] < before
     ]
     newest = max((row["taxonomy_version"] for row in rows), default=0)
+    known = {row["old_path"]: row for row in rows if row["taxonomy_version"] == newest}
     return Moves(
         newest,
-        {
-            row["old_path"]: tuple(row["new_paths"])
-            for row in rows
-            if row["taxonomy_version"] == newest
-        },
+        {old: tuple(row["new_paths"]) for old, row in known.items()},
+        {old: row["change"] for old, row in known.items()},
     )

@@ -1,9 +1,12 @@
-"""What a person sees while a job works: bars and tables on standard error."""
+"""What a person sees while a job works: bars and tables on standard error, or lines of a log."""
 
+import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -22,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 POLL_SECONDS = 0.25
+LOG_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +72,15 @@ class _Rate(ProgressColumn):
 def polled_progress(
     description: str, total: int | None, read: Callable[[], int], unit: str = ""
 ) -> Iterator[None]:
-    """Show a bar that follows ``read()`` while the block works.
+    """Show a bar that follows ``read()`` while the block works; in a log, a line a minute.
 
-    It is called before the block begins and from then on by a thread; never where nobody looks.
-    When it fails the bar stops, and the work goes on.
+    It is called before the block begins and from then on by a thread. When it fails the bar stops,
+    and the work goes on.
     """
-    if not console().is_terminal:
-        yield
-        return
+    is_seen = console().is_terminal
+    shown = progress_bar if is_seen else _logged
     finished, seen = threading.Event(), 0
-    with progress_bar(description, total, unit) as advance:
+    with shown(description, total, unit) as advance:
 
         def is_told() -> bool:
             nonlocal seen
@@ -91,7 +94,7 @@ def polled_progress(
             return True
 
         def follow() -> None:
-            while not finished.wait(POLL_SECONDS) and is_told():
+            while not finished.wait(POLL_SECONDS if is_seen else LOG_SECONDS) and is_told():
                 pass
 
         is_told()
@@ -102,6 +105,28 @@ def polled_progress(
         finally:
             finished.set()
             thread.join()
+
+
+@contextmanager
+def _logged(description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield what logs how far the work is, given how many more are done; not at its first call."""
+    started, done, calls = time.monotonic(), 0, itertools.count()
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        if next(calls) == 0:
+            return
+        rate = done / (time.monotonic() - started)
+        of_all = f" of {total:,}" if total else ""
+        parts = [f"{done:,}{of_all} {unit}".rstrip()]
+        if rate:
+            parts.append(f"{rate:,.1f} a second")
+            left = timedelta(seconds=round(max((total or 0) - done, 0) / rate))
+            parts += [f"{left} left"] if total else []
+        logger.info("%s: %s", description, ", ".join(parts))
+
+    yield advance
 
 
 @contextmanager

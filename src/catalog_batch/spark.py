@@ -218,6 +218,8 @@ def cancel_all_jobs() -> None:
     connection = context._gateway._gateway_client.get_thread_connection()
     if connection is not None:
         connection.close()
+    # Of all that is aborted now the JVM would log the stack, as if it had crashed.
+    context.setLogLevel("OFF")
     context.cancelAllJobs()
 
 

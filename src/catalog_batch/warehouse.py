@@ -174,7 +174,7 @@ class Warehouse:
             f"worked on it; the newest is of run {stamp.get('run_id')!r}. What this run found is "
             "published, perhaps between rows of the other, or over them. See that the scheduler "
             "starts one at a time and that nobody changes tables meanwhile, and run again, and "
-            "score after anything else: it then decides every product anew."
+            "score after anything else: it decides anew whatever they wrote."
         )
 
     def conform(self, frame: DataFrame, table: Table) -> DataFrame:

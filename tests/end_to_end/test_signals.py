@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,21 +35,25 @@ def stop_when(
     number: signal.Signals = signal.SIGTERM,
 ) -> tuple[int, dict[str, object]]:
     """Start a verb, send a signal when it is time, and return exit code and status line."""
-    job = subprocess.Popen(
-        [BIN / "catalog-batch", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    while not is_time():
-        assert job.poll() is None, "the job ended before it could be stopped"
-        time.sleep(0.05)
-    if number == signal.SIGKILL:
-        os.killpg(job.pid, number)  # with Spark's JVM and workers, as when the machine goes
-    else:
-        job.send_signal(number)
-    output, _ = job.communicate(timeout=60)
+    with tempfile.TemporaryFile("w+") as errors:
+        job = subprocess.Popen(
+            [BIN / "catalog-batch", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        while not is_time():
+            assert job.poll() is None, "the job ended before it could be stopped"
+            time.sleep(0.05)
+        if number == signal.SIGKILL:
+            os.killpg(job.pid, number)  # with Spark's JVM and workers, as when the machine goes
+        else:
+            job.send_signal(number)
+        output, _ = job.communicate(timeout=60)
+        errors.seek(0)
+        # Spark would tell of each write that is aborted as of a crash.
+        assert number == signal.SIGKILL or "Aborting job" not in errors.read()
     return job.returncode, json.loads(output.splitlines()[-1]) if output else {}
 
 

@@ -103,6 +103,30 @@ def test_earlier_moves_lead_on_to_where_things_are_now() -> None:
     }
 
 
+def test_a_split_stays_one_when_a_part_is_withdrawn_and_ends_when_its_parts_are_merged() -> None:
+    earlier = {"Sundry": ("Fruit/Pear", "Milk/Oat")}
+    kinds = {"Sundry": Change.SPLIT}
+    found = plan_migration(TREE, earlier, {"Milk/Oat": ()}, kinds)
+    # Some of it was oats, and no pear.
+    assert found.moves["Sundry"] == ("Fruit/Pear", "Milk/Oat")
+    assert found.changes["Sundry"] is Change.SPLIT
+    later = plan_migration(found.tree, found.moves, {"Fruit/Pear": ("Fruit/Pome",)}, found.changes)
+    assert later.moves["Sundry"] == ("Fruit/Pome", "Milk/Oat")
+    both = plan_migration(TREE, earlier, {"Fruit/Pear": ("Food",), "Milk/Oat": ("Food",)}, kinds)
+    assert (both.moves["Sundry"], both.changes["Sundry"]) == (("Food",), Change.MERGED)
+
+
+def test_what_earlier_mappings_did_keeps_its_kind() -> None:
+    merged = plan({"Milk/Oat": ("Milk/Plant",), "Milk/Soy": ("Milk/Plant",)})
+    other = plan_migration(
+        merged.tree, merged.moves, {"Fruit/Pear": ("Fruit/Pears",)}, merged.changes
+    )
+    assert other.changes == {**merged.changes, "Fruit/Pear": Change.RENAMED}
+    later = plan_migration(other.tree, other.moves, {"Milk/Plant": ("Drinks",)}, other.changes)
+    assert later.changes["Milk/Oat"] is later.changes["Milk/Soy"] is Change.MERGED
+    assert later.changes["Milk/Plant"] is Change.MOVED
+
+
 def test_a_category_may_get_its_old_name_back() -> None:
     found = plan_migration(TREE, {"Apples": ("Fruit/Apple",)}, {"Fruit/Apple": ("Apples",)})
     assert found.moves == {"Fruit/Apple": ("Apples",)}
@@ -125,6 +149,8 @@ def test_a_name_never_means_something_else(mapping: dict[str, tuple[str, ...]]) 
 def test_an_unknown_category_is_refused_with_the_nearest() -> None:
     with pytest.raises(BadInputError, match=r"'Fruit/Aple'.*Did you mean 'Fruit/Apple'"):
         plan({"Fruit/Aple": ("Fruit/Pome",)})
+    with pytest.raises(BadInputError, match=r"'Apples'.*An earlier mapping made it 'Fruit/Apple'"):
+        plan({"Apples": ("Fruit/Pome",)}, Apples=("Fruit/Apple",))
 
 
 def test_a_mapping_that_was_applied_is_known() -> None:

@@ -16,6 +16,7 @@ from catalog_batch import ledger, tables
 from catalog_batch.errors import BadInputError, ConcurrentWriteError, LockHeldError
 from catalog_batch.ingest.publication import publish_labels
 from catalog_batch.ingest.transforms import category_rows
+from catalog_batch.migration.mapping import Paths, read_mapping
 from catalog_batch.migration.pipeline import migrate_taxonomy
 from catalog_batch.moved_rows import with_current_label
 from catalog_batch.moves import read_moves
@@ -73,9 +74,12 @@ class Given:
 
     path: Path
 
-    def of(self, text: str) -> Path:
+    def of(self, text: str) -> dict[str, Paths]:
         self.path.write_text(text, encoding="utf-8")
-        return self.path
+        return self.read()
+
+    def read(self) -> dict[str, Paths]:
+        return read_mapping(self.path)
 
 
 @pytest.fixture
@@ -104,6 +108,7 @@ def test_predictions_move_along_and_those_of_a_split_are_listed(
         "renamed": 1,
         "split": 1,
         "predictions_moved": 2,
+        "guesses_moved": 0,
         "predictions_to_rescore": 1,
     }
     shop.register()
@@ -124,7 +129,8 @@ def test_predictions_of_other_categories_are_not_counted_as_moved_but_are_of_the
     shop.append(shop.spark.createDataFrame([prediction("p9", "Bread")], table.schema), table)
     migrate_taxonomy(shop, mapping.of(MAPPING), run)
     assert published(shop)["p9"] == ("Bread", 2, run.run_id)
-    assert (run.counts["predictions_moved"], run.rows_out) == (2, 3)
+    assert (run.counts["predictions_moved"], run.counts["guesses_moved"]) == (2, 0)
+    assert run.rows_out == 3
 
 
 def test_what_a_challenger_said_moves_along_too(
@@ -223,12 +229,12 @@ def test_a_new_category_below_an_old_name_grows_where_that_is_now(
 def test_the_same_mapping_again_changes_nothing(
     shop: Warehouse, mapping: Given, make_run: MakeRun
 ) -> None:
-    path = mapping.of(MAPPING)
-    migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    wanted = mapping.of(MAPPING)
+    migrate_taxonomy(shop, wanted, make_run("migrate-taxonomy"))
     written = (tables.CATEGORIES, tables.TAXONOMY_CHANGES, tables.PRODUCT_PREDICTIONS)
     before = shop.versions(*written)
     again = make_run("migrate-taxonomy")
-    migrate_taxonomy(shop, path, again)
+    migrate_taxonomy(shop, wanted, again)
     assert again.status is Status.NOTHING_TO_DO
     assert shop.versions(*written) == before
 
@@ -241,7 +247,7 @@ def test_a_run_that_was_killed_is_completed_by_the_next(
     killed_at: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path, upsert = mapping.of(MAPPING), shop.upsert
+    wanted, upsert = mapping.of(MAPPING), shop.upsert
 
     def dies(frame: Any, table: tables.Table) -> int:
         if table.name == killed_at:
@@ -250,10 +256,10 @@ def test_a_run_that_was_killed_is_completed_by_the_next(
 
     monkeypatch.setattr(shop, "upsert", dies)
     with pytest.raises(KeyboardInterrupt):
-        migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+        migrate_taxonomy(shop, wanted, make_run("migrate-taxonomy"))
     monkeypatch.undo()
     assert published(shop)["p0"][0] == "Fruit/Apple"
-    migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    migrate_taxonomy(shop, wanted, make_run("migrate-taxonomy"))
     assert {product: row[0] for product, row in published(shop).items()} == {
         "p0": "Fruit/Pome",
         "p1": "Fruit/Pear",
@@ -272,19 +278,19 @@ def test_a_run_that_was_killed_is_completed_after_the_tree_has_grown(
     named: set[str],
 ) -> None:
     """Of old paths, sellers have named some again, or all of the mapping and none below them."""
-    path = mapping.of(MAPPING)
+    wanted = mapping.of(MAPPING)
 
     def dies(frame: Any, table: tables.Table) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shop, "upsert", dies)
     with pytest.raises(KeyboardInterrupt):
-        migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+        migrate_taxonomy(shop, wanted, make_run("migrate-taxonomy"))
     monkeypatch.undo()
     tree = shop.read(tables.CATEGORIES).where("taxonomy_version = 2").collect()
     grown = category_rows(sorted({*(row["path"] for row in tree), *named, "Tea"}), 3)
     shop.append(shop.spark.createDataFrame(grown, tables.CATEGORIES.schema), tables.CATEGORIES)
-    migrate_taxonomy(shop, path, make_run("migrate-taxonomy"))
+    migrate_taxonomy(shop, wanted, make_run("migrate-taxonomy"))
     assert {product: row[:2] for product, row in published(shop).items()} == {
         "p0": ("Fruit/Pome", 4),
         "p1": ("Fruit/Pear", 1),
@@ -293,7 +299,7 @@ def test_a_run_that_was_killed_is_completed_after_the_tree_has_grown(
     newest = shop.read(tables.CATEGORIES).where("taxonomy_version = 4").collect()
     assert {row["path"] for row in newest} == {row["path"] for row in tree} | {"Tea"}
     again = make_run("migrate-taxonomy")
-    migrate_taxonomy(shop, path, again)
+    migrate_taxonomy(shop, wanted, again)
     assert again.status is Status.NOTHING_TO_DO
 
 
@@ -310,9 +316,31 @@ def test_a_second_mapping_goes_on_from_the_first(
         "moved": 1,
         "withdrawn": 1,
         "predictions_moved": 1,
+        "guesses_moved": 0,
         "predictions_to_rescore": 1,
     }
     assert read_moves(shop.root).new_paths["Fruit/Apple"] == ("Pome",)
+
+
+def test_what_was_split_is_still_to_be_rescored_when_a_part_is_withdrawn(
+    shop: Warehouse, mapping: Given, make_run: MakeRun
+) -> None:
+    migrate_taxonomy(shop, mapping.of(MAPPING), make_run("migrate-taxonomy"))
+    run = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.of("old_path,new_path\nA,\n"), run)
+    assert run.counts == {
+        "withdrawn": 1,
+        "predictions_moved": 0,
+        "guesses_moved": 0,
+        "predictions_to_rescore": 1,
+    }
+    assert published(shop)["p1"] == ("Fruit/Pear", 1, "old")
+    moves = read_moves(shop.root)
+    assert (moves.new_paths["Fruit/Pear"], moves.changes["Fruit/Pear"]) == (("A", "B"), "split")
+    assert moves.place("Fruit/Pear") is None
+    again = make_run("migrate-taxonomy")
+    migrate_taxonomy(shop, mapping.of(MAPPING), again)
+    assert again.status is Status.NOTHING_TO_DO
 
 
 def test_a_mapping_that_a_later_one_went_on_from_changes_nothing_either(
@@ -334,7 +362,7 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(
     dry, real = make_run("migrate-taxonomy"), make_run("migrate-taxonomy")
     migrate_taxonomy(shop, mapping.of(MAPPING), dry, dry_run=True)
     assert shop.versions(*tables.ALL_TABLES) == before
-    migrate_taxonomy(shop, mapping.path, real)
+    migrate_taxonomy(shop, mapping.read(), real)
     assert dry.counts == real.counts
 
 
@@ -373,7 +401,7 @@ def test_another_run_that_publishes_meanwhile_is_noticed_and_what_was_moved_stay
     paths = {product: path for product, (path, _, _) in moved.items()}
     assert paths == {"p0": "Fruit/Pome", "p1": "Fruit/Pear", "p2": "Drinks/Milk/Oat"}
     again = make_run("migrate-taxonomy")
-    migrate_taxonomy(shop, mapping.path, again)
+    migrate_taxonomy(shop, mapping.read(), again)
     assert again.status is Status.NOTHING_TO_DO
     assert published(shop) == moved
 

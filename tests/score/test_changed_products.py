@@ -211,10 +211,13 @@ def test_a_link_that_is_gone_decides_its_product_while_its_version_can_be_read(s
     assert changes_since_last(root, "score", shop.model, SETTINGS) is None
 
 
-def test_what_a_run_of_other_settings_published_is_decided_again(shop: Shop) -> None:
+def test_what_a_run_of_other_settings_published_is_decided_again(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     other = SETTINGS.model_copy(update={"min_confidence": 1.0})
     narrowed = shop.score(other, scope=Scope(products=("p1", "p4")))
     assert narrowed.products["p1"]["decision"] == "abstained"
+    assert "None of 2 products gets a category" in caplog.text
     night = shop.score()
     # p4 has no image and kept its row.
     assert night.run.measures["products_decided"] == 1

@@ -99,17 +99,17 @@ def test_of_many_published_products_a_few_new_ones_are_still_looked_at(
     night = count_night(bad, published, [], kept=published)
     assert night.refusals(replace(BOUNDS, max_abstained_share=1)) == [
         "10 of 10 new products (100.0%) would be withheld, where 2.0% of the published are: more "
-        "apart than score.max_drift = 20.0%"
+        "apart than score.max_drift = 0.2"
     ]
     assert night.refusals(replace(BOUNDS, max_drift=1)) == [
         "10 of 10 products that are decided anew (100.0%) would be withheld, above "
-        "score.max_abstained_share = 50.0%"
+        "score.max_abstained_share = 0.5"
     ]
     changed = decisions(spark, "b" * 10)
     kept = published.join(changed, "product_id", "left_anti")
     assert count_night(changed, published, [], kept).refusals(BOUNDS) == [
         "the mix of categories over 10 products that are decided anew would move by 100.0%, above "
-        "score.max_drift = 20.0%"
+        "score.max_drift = 0.2"
     ]
     good = decisions(spark, [*"abcdefghij", NO_IMAGE], first=1000)
     assert count_night(good, published, [], kept=published).refusals(BOUNDS) == []
@@ -139,8 +139,8 @@ def test_what_breaks_a_bound_is_said_with_both_figures(
 
 def test_what_too_few_products_are_beyond_is_overlooked_and_said() -> None:
     assert figures(products=9, abstained=9, compared=9, drift=0.9).overlooked(BOUNDS) == [
-        "9 of 9 products (100.0%) would be withheld, above score.max_abstained_share = 50.0%",
-        "the mix of categories over 9 products would move by 90.0%, above score.max_drift = 20.0%",
+        "9 of 9 products (100.0%) would be withheld, above score.max_abstained_share = 0.5",
+        "the mix of categories over 9 products would move by 90.0%, above score.max_drift = 0.2",
     ]
     assert figures().overlooked(BOUNDS) == []
     assert figures(abstained=51).overlooked(BOUNDS) == []

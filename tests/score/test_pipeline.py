@@ -286,12 +286,18 @@ def test_a_night_that_moves_the_mix_too_far_is_refused_and_the_old_one_served(
     strict = SETTINGS.model_copy(
         update={"max_drift": 0.1, "min_gate_products": 1, "min_confidence": 1.0}
     )
-    with pytest.raises(GateRefusedError, match=r"would move by .*max_drift = 10.0%") as refused:
+    with pytest.raises(GateRefusedError, match=r"would move by .*max_drift = 0.1") as refused:
         shop.score(strict)
     assert shop.rows(tables.PRODUCT_PREDICTIONS, "product_id") == delisted.products
     [kept] = (Path(shop.warehouse.root) / "_staging").glob("refused-*")
     assert f"parquet.`{kept}`" in str(refused.value)
-    assert shop.warehouse.spark.read.parquet(str(kept)).count() == 3
+    assert "--set score.max_drift=1;" in str(refused.value)
+    shop.warehouse.register()
+    query = str(refused.value).split("catalog-batch sql '")[1].split("'")[0]
+    rows = shop.warehouse.spark.sql(query).collect()
+    assert sum(row["products"] for row in rows) == 3
+    assert {(row["would_be"], row["decision"]) for row in rows} == {(None, "abstained")}
+    assert any(row["was"] for row in rows)
     shutil.rmtree(kept)
 
 

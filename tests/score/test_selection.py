@@ -17,7 +17,7 @@ from catalog_batch import tables
 from catalog_batch.errors import BadInputError
 from catalog_batch.runs import Status
 from catalog_batch.score import pipeline
-from catalog_batch.score.pipeline import _tell_unknown
+from catalog_batch.score.pipeline import _count_unknown
 from catalog_batch.score.selection import (
     Scope,
     contents_of,
@@ -149,11 +149,13 @@ def test_images_that_are_older_are_left_alone(
 def test_named_products_that_nobody_knows_are_told_of(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _tell_unknown(shop.warehouse, Scope())
-    _tell_unknown(shop.warehouse, Scope(products=("p1", "p2")))
+    assert _count_unknown(shop.warehouse, Scope()) == 0
+    assert _count_unknown(shop.warehouse, Scope(products=("p1", "p2"))) == 0
     assert not caplog.records
-    _tell_unknown(shop.warehouse, Scope(products=("p1", "nobody", "none")))
+    assert _count_unknown(shop.warehouse, Scope(products=("p1", "nobody", "none"))) == 2
     assert "2 of the named products are not known: 'nobody', 'none'" in caplog.text
+    with pytest.raises(BadInputError, match=r"None of the 1 named products .* such as 'nobody'"):
+        shop.score(scope=Scope(products=("nobody",)))
 
 
 @pytest.fixture(scope="module")

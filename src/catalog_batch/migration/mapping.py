@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from catalog_batch.errors import BadInputError
 from catalog_batch.taxonomy import SEPARATOR, ancestors, inner_nodes, normalise_path
@@ -99,24 +100,29 @@ def is_applied(
 
 
 def plan_migration(
-    tree: Collection[str], earlier: Mapping[str, Paths], mapping: Mapping[str, Paths]
+    tree: Collection[str],
+    earlier: Mapping[str, Paths],
+    mapping: Mapping[str, Paths],
+    kinds: Mapping[str, Change] = MappingProxyType({}),
 ) -> Migration:
     """Apply a mapping to a tree.
 
     A category below a mapped one moves with it, unless it has a row of its own; below a split one
     it is withdrawn, for nobody says under which part it belongs. A parent whose children have all
-    gone is withdrawn as well.
+    gone is withdrawn as well. What was split before stays so when a part of it is withdrawn: not
+    all of it belongs to what is left.
 
     Args:
         tree: All paths of the newest tree.
         earlier: Moves that led to it.
         mapping: Old path to new paths.
+        kinds: Of the earlier moves.
 
     Raises:
         BadInputError: For an old path that is not in the tree, or a path that would mean something
             else than before.
     """
-    _require_known(mapping, tree)
+    _require_known(mapping, tree, earlier)
     parents = inner_nodes(sorted(tree))
     named = [path for path in tree if path not in parents or path in mapping]
     grown = {node for path in named for new in _targets(path, mapping) for node in ancestors(new)}
@@ -129,6 +135,10 @@ def plan_migration(
     _require_one_meaning(grown, moves)
     shared = Counter(new[0] for new in now.values() if len(new) == 1)
     changes = {old: _change(old, new, shared) for old, new in moves.items()}
+    for old, kind in kinds.items():
+        new = moves.get(old, ())
+        if new == earlier[old] or (kind is Change.MERGED and len(new) == 1):
+            changes[old] = kind
     return Migration(frozenset(grown), moves, changes)
 
 
@@ -167,7 +177,13 @@ def _targets(path: str, mapping: Mapping[str, Paths]) -> Paths:
 
 
 def _onward(stops: Paths, moves: Mapping[str, Paths]) -> Paths:
-    return tuple(sorted({final for stop in stops for final in moves.get(stop, (stop,))}))
+    """Return what several paths are now; of the parts of a split, those withdrawn keep their name.
+
+    So it stays a split of which nobody knows what belongs where, whatever is left.
+    """
+    parts = {stop: moves.get(stop, (stop,)) for stop in stops}
+    named = {stop: new or (stop,) for stop, new in parts.items()} if len(stops) > 1 else parts
+    return tuple(sorted({final for new in named.values() for final in new}))
 
 
 def _within(tree: Collection[str], paths: Iterable[str]) -> Paths:
@@ -183,11 +199,15 @@ def _change(old: str, new: Paths, shared: Mapping[str, int]) -> Change:
     return Change.RENAMED if same_parent else Change.MOVED
 
 
-def _require_known(mapping: Mapping[str, Paths], tree: Collection[str]) -> None:
+def _require_known(
+    mapping: Mapping[str, Paths], tree: Collection[str], earlier: Mapping[str, Paths]
+) -> None:
     for old in mapping:
         if old not in tree:
             nearest = difflib.get_close_matches(old, tree, n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            if old in earlier:
+                hint = f" An earlier mapping made it {_became(earlier[old])}."
             raise BadInputError(
                 f"{old!r} is not a category of the newest tree.{hint} Look at what there is: "
                 "catalog-batch sql 'SELECT path FROM categories WHERE taxonomy_version = "
@@ -198,9 +218,12 @@ def _require_known(mapping: Mapping[str, Paths], tree: Collection[str]) -> None:
 def _require_one_meaning(tree: Collection[str], moves: Mapping[str, Paths]) -> None:
     for old, new in sorted(moves.items()):
         if old in tree:
-            became = " and ".join(map(repr, new)) or "nothing"
             raise BadInputError(
-                f"{old!r} became {became}, and the new tree has a category of that name as well. "
-                "Labels and models of before could not be told from those of now: give the new "
-                "category another name."
+                f"{old!r} became {_became(new)}, and the new tree has a category of that name as "
+                "well. Labels and models of before could not be told from those of now: give the "
+                "new category another name."
             )
+
+
+def _became(new: Paths) -> str:
+    return " and ".join(map(repr, new)) or "nothing"

@@ -1,10 +1,9 @@
 """Move the category tree, and with it what is published."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyspark.sql import functions as F
 
@@ -15,10 +14,14 @@ from catalog_batch.migration.mapping import (
     Paths,
     is_applied,
     plan_migration,
-    read_mapping,
     without_killed_run,
 )
-from catalog_batch.moved_rows import is_moved, is_stuck, with_current_category
+from catalog_batch.moved_rows import (
+    has_moved_guess,
+    is_moved,
+    is_stuck,
+    with_current_category,
+)
 from catalog_batch.moves import Moves, read_moves
 from catalog_batch.runs import Run, Status
 from catalog_batch.taxonomy import build_tree, category_id
@@ -46,7 +49,9 @@ class _Plan:
     """By this mapping: what earlier ones moved is moved on, and counted no more."""
 
 
-def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: bool = False) -> None:
+def migrate_taxonomy(
+    warehouse: Warehouse, mapping: Mapping[str, Paths], run: Run, dry_run: bool = False
+) -> None:
     """Apply a mapping of paths to the tree and to the published predictions.
 
     Renames, moves and merges need no model. Products of a category that was split or withdrawn
@@ -54,26 +59,27 @@ def migrate_taxonomy(warehouse: Warehouse, mapping: Path, run: Run, dry_run: boo
 
     Args:
         warehouse: With a category tree.
-        mapping: CSV file, see ``read_mapping``.
+        mapping: Old path to new paths, as ``read_mapping`` gives it.
         run: Filled in with categories by change and predictions moved.
         dry_run: Count what would be done, and change nothing.
 
     Raises:
-        BadInputError: When the mapping cannot be read or does not fit the tree.
+        BadInputError: When the mapping does not fit the tree.
         LockHeldError: When ingest or scoring is at work.
         MissingTableError: When nothing was ingested yet.
         ConcurrentWriteError: When a run of another machine wrote the same predictions meanwhile.
     """
-    wanted = read_mapping(mapping)
     warehouse.version(tables.CATEGORIES)  # Refuses a wrong folder before a lock makes it.
     with _kept_out(warehouse.root, dry_run):
-        plan = _plan(warehouse, wanted)
+        plan = _plan(warehouse, mapping)
         run.counts = {str(change): n for change, n in sorted(plan.changes.items())}
         run.details = {"taxonomy_version": plan.version}
-        run.rows_in = len(wanted)
+        run.rows_in = len(mapping)
         published = warehouse.read_or_empty(tables.PRODUCT_PREDICTIONS)
         # Before they are. Of the rest guesses that were split go, and the tree's version changes.
-        run.counts["predictions_moved"] = published.where(is_moved(plan.moves)).count()
+        counted = {"predictions_moved": is_moved, "guesses_moved": has_moved_guess}
+        for name, is_counted in counted.items():
+            run.counts[name] = published.where(is_counted(plan.moves)).count()
         if not dry_run:
             with warehouse.stamped(run_id=run.run_id, job=JOB):
                 if plan.migration:
@@ -97,7 +103,7 @@ def _kept_out(root: str, dry_run: bool) -> Iterator[None]:
         yield
 
 
-def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
+def _plan(warehouse: Warehouse, mapping: Mapping[str, Paths]) -> _Plan:
     moves = read_moves(warehouse.root)
     version = warehouse.read(tables.CATEGORIES).agg(F.max("taxonomy_version")).collect()[0][0] or 0
     newest = _trees_since(warehouse, version).get(version, set())
@@ -106,11 +112,12 @@ def _plan(warehouse: Warehouse, mapping: dict[str, Paths]) -> _Plan:
     # Also where its old paths are all there: a manifest may have named them again since.
     trees = _trees_since(warehouse, moves.version)
     tree = without_killed_run(trees, moves.new_paths, mapping) or newest
-    planned = plan_migration(tree, moves.new_paths, mapping)
+    kinds = {old: Change(kind) for old, kind in moves.changes.items()}
+    planned = plan_migration(tree, moves.new_paths, mapping, kinds)
     if planned.tree != newest:
         version += 1
     changes = Counter(of for old, of in planned.changes.items() if old not in moves.new_paths)
-    return _Plan(version, planned, Moves(version, planned.moves), changes)
+    return _Plan(version, planned, Moves(version, planned.moves, planned.changes), changes)
 
 
 def _trees_since(warehouse: Warehouse, version: int) -> dict[int, set[str]]:

@@ -1,6 +1,7 @@
 """What must hold of a night before it is published."""
 
 import logging
+from collections.abc import Sequence
 from functools import reduce
 
 from pyspark.sql import DataFrame
@@ -12,6 +13,13 @@ from catalog_batch.errors import GateRefusedError, ReconciliationError
 from catalog_batch.runs import Run
 from catalog_batch.score.gate import Bounds, count_night
 from catalog_batch.warehouse import Warehouse
+
+_SHARES = ("score.max_abstained_share", "score.max_drift")
+_BESIDE_PUBLISHED = (
+    "SELECT published.category_path AS was, refused.category_path AS would_be, refused.decision, "
+    "count(*) AS products FROM parquet.`{}` AS refused LEFT JOIN product_predictions AS published "
+    "ON published.product_id = refused.product_id GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +121,13 @@ def pass_gate(
     bounds = Bounds.of(settings)
     problems = figures.refusals(bounds)
     if not problems:
+        if figures.whole.abstained == figures.whole.products > 0:
+            logger.warning(
+                "None of %d products gets a category: every decision is abstained. Look at its "
+                "reasons, and at score.min_confidence: catalog-batch sql 'SELECT reason, count(*), "
+                "avg(confidence) FROM product_predictions GROUP BY 1'",
+                figures.whole.products,
+            )
         for problem in figures.overlooked(bounds):
             logger.warning(
                 "%s; not refused, for these are fewer products than score.min_gate_products = %d",
@@ -120,18 +135,25 @@ def pass_gate(
                 bounds.min_products,
             )
         return
-    remedy = (
-        "Score with a model that was trained on this warehouse's categories, or go back to one: "
-        "catalog-batch rollback."
-        if figures.foreign
-        else "Look at the model and at last night's images, or raise the bound with --set if this "
-        "is meant."
-    )
     refused = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
     raise GateRefusedError(
         f"{'; '.join(problems)}. No decision was published, the old ones are served. Those refused "
-        f"are kept: catalog-batch sql 'SELECT decision, category_path, count(*) FROM "
-        f"parquet.`{refused}` GROUP BY 1, 2'. {remedy}"
+        f"are kept: catalog-batch sql '{_BESIDE_PUBLISHED.format(refused)}'. "
+        f"{_remedy(problems, bool(figures.foreign))}"
+    )
+
+
+def _remedy(problems: Sequence[str], is_foreign: bool) -> str:
+    if is_foreign:
+        return (
+            "Score with a model that was trained on this warehouse's categories, or go back to "
+            "one: catalog-batch rollback."
+        )
+    broken = [name for name in _SHARES if any(name in problem for problem in problems)]
+    passing = " ".join(f"--set {name}=1" for name in broken)
+    return (
+        "Look at the model and at last night's images. If this is meant, let it pass this once, "
+        f"with the options of this run and {passing}; no image is scored again."
     )
 
 

@@ -49,12 +49,12 @@ class Mix:
         if self.products >= bounds.min_products and share > bounds.max_abstained_share:
             found.append(
                 f"{self.abstained:,} of {self.products:,} {of} ({share:.1%}) would be "
-                f"withheld, above score.max_abstained_share = {bounds.max_abstained_share:.1%}"
+                f"withheld, above score.max_abstained_share = {bounds.max_abstained_share:g}"
             )
         if self.compared >= bounds.min_products and self.drift > bounds.max_drift:
             found.append(
                 f"the mix of categories over {self.compared:,} {of} would move by "
-                f"{self.drift:.1%}, above score.max_drift = {bounds.max_drift:.1%}"
+                f"{self.drift:.1%}, above score.max_drift = {bounds.max_drift:g}"
             )
         return found
 
@@ -93,7 +93,7 @@ class NightFigures:
                 found.append(
                     f"{self.new_withheld:,} of {self.new:,} new products ({share:.1%}) would be "
                     f"withheld, where {self.withheld_before:.1%} of the published are: more apart "
-                    f"than score.max_drift = {bounds.max_drift:.1%}"
+                    f"than score.max_drift = {bounds.max_drift:g}"
                 )
         return found
 

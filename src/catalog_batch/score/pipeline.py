@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from catalog_batch import ledger, tables
 from catalog_batch.config import ScoreSettings
+from catalog_batch.errors import BadInputError
 from catalog_batch.modeling.spec import BundleSpec
 from catalog_batch.modeling.variants import VARIANTS
 from catalog_batch.moved_rows import with_current_category
@@ -163,6 +164,7 @@ def score_catalogue(
 
     Raises:
         MissingTableError: When nothing was ingested yet.
+        BadInputError: When no manifest has named any of the products in scope.
         ReconciliationError: When not every image has one answer, or a product two decisions.
         GateRefusedError: When too much would change or too many images failed: nothing is published
             of what the error names.
@@ -174,9 +176,10 @@ def score_catalogue(
         warehouse.version(tables.IMAGES)  # says what is missing, and what to do
     # Now, for what is said of images stays when their products' decisions are refused.
     run.table_versions = _of_tables(read)
+    run.details = {"model": f"{model.model_name}/{model.version}"}
     if VARIANTS[spec.variant].engine == "torch":
         import_ahead(warehouse.spark, "torch")
-    _tell_unknown(warehouse, scope)
+    unknown = _count_unknown(warehouse, scope)
     # Until the end: an executor that joins late is sent the bundle too, whatever its tasks are.
     with shipped_bundle(warehouse.spark, model.bundle_folder) as bundle:
         predict = prediction_udf(
@@ -196,6 +199,7 @@ def score_catalogue(
                 scored, failed, left = _score_images(night, predict)
         # Now, as the versions: these images stay scored when the decisions are refused.
         run.counts = {"images_scored": scored, "images_failed": failed, "images_left": left}
+        run.counts |= {"products_unknown": unknown} if unknown else {}
         warehouse.create(tables.PRODUCT_PREDICTIONS, tables.SHADOW_PREDICTIONS, tables.RUN_LOG)
         night = replace(night, read={**read, **warehouse.versions(tables.IMAGE_PREDICTIONS)})
         with (
@@ -209,7 +213,6 @@ def score_catalogue(
     run.counts |= decisions
     versions = {**night.read, **left_at}
     run.table_versions = _of_tables(versions)
-    run.details = {"model": f"{model.model_name}/{model.version}"}
     if scope.is_everything and not left:
         run.made_of = fingerprint(model, settings, versions)
     run.finish(Status.PUBLISHED if scored or products_changed else Status.NOTHING_TO_DO)
@@ -370,15 +373,26 @@ def _literals(values: Mapping[str, object]) -> list[Column]:
     return [F.lit(value).alias(name) for name, value in values.items()]
 
 
-def _tell_unknown(warehouse: Warehouse, scope: Scope) -> None:
-    """Warn of named products that no manifest has named: a wrong id would be passed over."""
+def _count_unknown(warehouse: Warehouse, scope: Scope) -> int:
+    """Count named products that no manifest has named, and warn: a wrong id would be passed over.
+
+    Raises:
+        BadInputError: When they all are.
+    """
     if scope.products is None:
-        return
+        return 0
     named = of_products(warehouse.read(tables.PRODUCTS), scope.products).select("product_id")
     known = {row["product_id"] for row in named.collect()}
-    if unknown := [each for each in scope.products if each not in known]:
-        shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
+    unknown = [each for each in scope.products if each not in known]
+    shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN]))
+    if not known:
+        raise BadInputError(
+            f"None of the {len(unknown)} named products is in the table products, such as {shown}. "
+            "Give the ids that manifests give, one a line."
+        )
+    if unknown:
         logger.warning("%d of the named products are not known: %s", len(unknown), shown)
+    return len(unknown)
 
 
 def _of_tables(versions: Versions) -> dict[str, int]:
