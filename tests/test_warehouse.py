@@ -124,6 +124,18 @@ def test_a_view_is_there_when_its_tables_are(products: Warehouse) -> None:
     assert products.register() == ["products", "run_log", "nightly_runs"]
 
 
+def test_a_view_of_a_column_that_a_table_has_not_yet_is_left_out(
+    products: Warehouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tables.RUN_LOG
+    older = products.spark.createDataFrame([], table.schema).drop("model")
+    older.write.format("delta").save(products.path(table))
+    assert products.register() == ["products", "run_log"]
+    assert "The view 'nightly_runs' is not there" in caplog.text
+    products.create(table)
+    assert products.register() == ["products", "run_log", "nightly_runs"]
+
+
 def test_registering_another_warehouse_forgets_the_one_before(
     complete: Warehouse, products: Warehouse
 ) -> None:

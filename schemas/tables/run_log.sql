@@ -14,7 +14,8 @@ CREATE TABLE run_log (
   started_at TIMESTAMP NOT NULL COMMENT 'UTC',
   finished_at TIMESTAMP NOT NULL COMMENT 'UTC',
   measures MAP<STRING, DOUBLE> COMMENT 'Further figures, such as bytes_read, bytes_encoded (of duplicates too), decode_ms_p50 and decode_ms_p95, or start_up_seconds until the first image was scored',
-  made_of STRING COMMENT 'For a scoring that left nothing to do: hash of all that it went by and led to, else null'
+  made_of STRING COMMENT 'For a scoring that left nothing to do: hash of all that it went by and led to, else null',
+  model STRING COMMENT 'The model version that the run trained, scored with, promoted or made variants of, else null'
 ) USING DELTA
 COMMENT 'One row per run of a job, also of those that failed'
 TBLPROPERTIES (

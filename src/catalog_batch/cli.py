@@ -489,6 +489,7 @@ def score(
 
         registry = Registry(settings.registry_folder)
         resolved = registry.resolve(settings.score.model)
+        run.details = {"model": resolved.reference}
         require_same_registry(settings.warehouse, registry, resolved.model_name)
         spec = check_bundle(resolved.bundle_folder)
         require_engine(VARIANTS[spec.variant])

@@ -63,7 +63,7 @@ class Run:
     """Hash of all that the run went by and led to: as long as that holds there is nothing to do."""
 
     details: dict[str, Any] = field(default_factory=dict)
-    """More for the status line, such as metrics; not in ``run_log``."""
+    """More for the status line, such as metrics; of it only ``model`` is in ``run_log``."""
 
     def finish(self, status: Status) -> None:
         """Say how the run ended; without it a run counts as failed."""
@@ -101,7 +101,8 @@ class Run:
     def row(self) -> dict[str, Any]:
         """Return the run as a row of ``run_log``."""
         not_logged = {"details"}
-        return {name: value for name, value in vars(self).items() if name not in not_logged}
+        logged = {name: value for name, value in vars(self).items() if name not in not_logged}
+        return {**logged, "model": self.details.get("model")}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Rows that come from processes without a JVM are written by ``ledger.py``.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -12,6 +13,7 @@ from functools import partial, reduce
 from typing import NoReturn
 
 from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import MapType, StructField
@@ -33,6 +35,8 @@ from catalog_batch.tables import ALL_TABLES, VIEWS, Table
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 Shared = Mapping[str, str | int]
+
+logger = logging.getLogger(__name__)
 
 _BY_SIZE = {"spark.sql.files.openCostInBytes": 2**16}
 """What opening a file counts as when files are packed into tasks. With the default, 4 MB, the small
@@ -348,10 +352,23 @@ class Warehouse:
         missing = {table.name for table in ALL_TABLES} - set(names)
         for view in VIEWS:
             query = (resource_folder("schemas") / "views" / f"{view}.sql").read_text("utf-8")
-            if missing.isdisjoint(re.findall(r"\w+", query)):
-                self.spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW {view} AS {query}")
+            if missing.isdisjoint(re.findall(r"\w+", query)) and self._create_view(view, query):
                 names.append(view)
         return names
+
+    def _create_view(self, name: str, query: str) -> bool:
+        try:
+            self.spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW {name} AS {query}")
+        except AnalysisException as error:
+            if not (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
+                raise
+            logger.warning(
+                "The view %r is not there: a table of an earlier release lacks a column of it. The "
+                "next run of ingest or score adds it.",
+                name,
+            )
+            return False
+        return True
 
     def _create(self, table: Table) -> None:
         if self.exists(table):

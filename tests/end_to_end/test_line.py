@@ -89,6 +89,13 @@ def test_every_view_answers(line: Line) -> None:
     assert {row.split(",")[0] for row in answer.output.splitlines()[1:]} == set(views)
 
 
+def test_the_runs_tell_which_model_scored_and_what_was_decided(line: Line) -> None:
+    query = "SELECT model, counts FROM nightly_runs WHERE job = 'score' ORDER BY started_at"
+    first, *_ = line.run("sql", query, "--format", "json").output.splitlines()
+    status = line.job("score").status
+    assert json.loads(first) == {"model": status["model"], "counts": status["counts"]}
+
+
 def test_a_second_night_changes_nothing(line: Line) -> None:
     *_, ingested_again, scored_again = line.commands
     assert ingested_again.status["counts"]["ingested"] == 0

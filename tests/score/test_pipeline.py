@@ -183,7 +183,6 @@ def test_predictions_carry_their_lineage(shop: Shop, first: State) -> None:
         "image_predictions": 1,
         "product_predictions": 1,
     }
-    assert first.run.details == {"model": "catalogue/1"}
     stamp = {"run_id": first.run.run_id, "job": "score"}
     stamp |= {f"{name}_version": "1" for name in ("images", "product_images", "products")}
     assert shop.warehouse.last_user_metadata(tables.IMAGE_PREDICTIONS) == stamp

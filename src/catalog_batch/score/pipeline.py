@@ -176,7 +176,6 @@ def score_catalogue(
         warehouse.version(tables.IMAGES)  # says what is missing, and what to do
     # Now, for what is said of images stays when their products' decisions are refused.
     run.table_versions = _of_tables(read)
-    run.details = {"model": f"{model.model_name}/{model.version}"}
     if VARIANTS[spec.variant].engine == "torch":
         import_ahead(warehouse.spark, "torch")
     unknown = _count_unknown(warehouse, scope)
