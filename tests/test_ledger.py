@@ -178,6 +178,23 @@ def test_the_mean_size_of_a_row_is_read_from_the_log_of_a_version(tmp_path: Path
     assert ledger.bytes_per_row(root, "images") == size // 1000
 
 
+def test_a_version_can_be_read_until_its_files_or_its_log_are_gone(tmp_path: Path) -> None:
+    root, folder = str(tmp_path), tmp_path / "products"
+    write_deltalake(folder, pa.table({"a": [1]}))
+    write_deltalake(folder, pa.table({"a": [2]}), mode="overwrite")
+    assert ledger.is_readable(root, "products", 0)
+    DeltaTable(folder).create_checkpoint()
+    log = folder / "_delta_log" / f"{0:020}.json"
+    kept = log.read_bytes()
+    log.unlink()
+    assert not ledger.is_readable(root, "products", 0)
+    log.write_bytes(kept)
+    [gone] = DeltaTable(folder, version=0).file_uris()
+    Path(gone.removeprefix("file://")).unlink()
+    assert not ledger.is_readable(root, "products", 0)
+    assert ledger.is_readable(root, "products", 1)
+
+
 def test_the_runs_that_wrote_since_a_version_are_known_unless_rows_were_replaced(
     warehouse: Warehouse,
 ) -> None:

@@ -95,24 +95,29 @@ def test_nothing_is_drawn_where_nobody_looks(
     monkeypatch.setattr(progress, "console", lambda: Console(file=io.StringIO()))
     with progress.progress_bar("decoding images", 10) as advance:
         advance(10)
-    with progress.polled_progress("looking at files", 10, lambda: 0):
+    with progress.polled_progress("looking at files", 10, pytest.fail):
         time.sleep(2 * progress.POLL_SECONDS)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_log_gets_a_line_a_minute_with_the_rate_and_the_time_left(
+def test_a_log_gets_a_line_now_and_then_with_the_rate_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "console", lambda: Console(file=io.StringIO()))
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.001)
     caplog.set_level("INFO")
-    with progress.polled_progress("scoring", 4_000, lambda: 1_000, "images"):
+    with progress.polled_progress("scoring", 4_000, lambda: 1_000, "images", is_logged=True):
         while len(caplog.messages) < 2:
             time.sleep(0.01)
     line = r"scoring: 1,000 of 4,000 images, [0-9,]+\.\d a second, 0:00:0\d left"
     assert re.fullmatch(line, caplog.messages[0])
     caplog.clear()
-    with progress.polled_progress("counting", None, lambda: 0, "rows"):
+    with progress.polled_progress("counting", None, lambda: 0, "rows", is_logged=True):
         while not caplog.messages:
             time.sleep(0.01)
     assert caplog.messages[0] == "counting: 0 rows"
+    caplog.clear()
+    with progress.polled_progress("publishing", 9, lambda: 9, "rows", is_logged=True):
+        time.sleep(0.1)
+    assert not caplog.messages

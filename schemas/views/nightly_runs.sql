@@ -1,4 +1,4 @@
--- Runs of the jobs, one line each; of a scoring, counts has its decisions.
+-- Runs of the jobs, one line each; of a scoring, counts has images and decisions.
 SELECT
   run_id,
   job,

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 from pyarrow.fs import FileType
 
 from catalog_batch.errors import LockHeldError, MissingTableError
@@ -115,8 +116,11 @@ def _rows_deleted(commit: Mapping[str, Any]) -> int | None:
 
 
 def is_readable(root: str, table: str, version: int) -> bool:
-    """Return whether the files of an earlier version are all there, as they are until a VACUUM."""
-    then = DeltaTable(f"{root}/{table}", version=version).to_pyarrow_dataset()
+    """Return whether an earlier version is there, its log and all its files, as until a VACUUM."""
+    try:
+        then = DeltaTable(f"{root}/{table}", version=version).to_pyarrow_dataset()
+    except DeltaError:
+        return False
     return all(file.type == FileType.File for file in then.filesystem.get_file_info(then.files))
 
 

@@ -1,6 +1,5 @@
 """What a person sees while a job works: bars and tables on standard error, or lines of a log."""
 
-import itertools
 import logging
 import threading
 import time
@@ -26,6 +25,10 @@ from rich.text import Text
 
 POLL_SECONDS = 0.25
 LOG_SECONDS = 60.0
+LOOK_SECONDS = 5.0
+"""Between two looks where the log has a line only every ``LOG_SECONDS``."""
+
+_LAST_LOOK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +73,29 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def polled_progress(
-    description: str, total: int | None, read: Callable[[], int], unit: str = ""
+    description: str,
+    total: int | None,
+    read: Callable[[], int],
+    unit: str = "",
+    is_logged: bool = False,
 ) -> Iterator[None]:
-    """Show a bar that follows ``read()`` while the block works; in a log, a line a minute.
+    """Show a bar that follows ``read()`` while the block works.
 
     It is called before the block begins and from then on by a thread. When it fails the bar stops,
     and the work goes on.
+
+    Args:
+        description: What is being done.
+        total: When ``read()`` is at its end, if that is known.
+        read: Returns how many are done.
+        unit: What these are.
+        is_logged: Where there is no terminal, have a line in the log once a minute until the end.
     """
     is_seen = console().is_terminal
-    shown = progress_bar if is_seen else _logged
+    if not (is_seen or is_logged):
+        yield
+        return
+    shown, pause = (progress_bar, POLL_SECONDS) if is_seen else (_logged, LOOK_SECONDS)
     finished, seen = threading.Event(), 0
     with shown(description, total, unit) as advance:
 
@@ -94,7 +111,7 @@ def polled_progress(
             return True
 
         def follow() -> None:
-            while not finished.wait(POLL_SECONDS if is_seen else LOG_SECONDS) and is_told():
+            while not finished.wait(pause) and is_told():
                 pass
 
         is_told()
@@ -104,20 +121,23 @@ def polled_progress(
             yield
         finally:
             finished.set()
-            thread.join()
+            thread.join(_LAST_LOOK_SECONDS)  # It may ask a JVM that does not answer any more.
 
 
 @contextmanager
 def _logged(description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yield what logs how far the work is, given how many more are done; not at its first call."""
-    started, done, calls = time.monotonic(), 0, itertools.count()
+    """Yield what is given how many more are done, and now and then logs how far that is."""
+    started = told_at = time.monotonic()
+    done = 0
 
     def advance(more: int) -> None:
-        nonlocal done
+        nonlocal done, told_at
         done += more
-        if next(calls) == 0:
+        now = time.monotonic()
+        if now - told_at < LOG_SECONDS or (total and done >= total):
             return
-        rate = done / (time.monotonic() - started)
+        told_at = now
+        rate = done / (now - started)
         of_all = f" of {total:,}" if total else ""
         parts = [f"{done:,}{of_all} {unit}".rstrip()]
         if rate:

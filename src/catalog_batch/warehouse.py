@@ -199,12 +199,7 @@ class Warehouse:
         )
 
     def upsert(
-        self,
-        frame: DataFrame,
-        table: Table,
-        restamp: bool = False,
-        shared: Shared | None = None,
-        among: Column | None = None,
+        self, frame: DataFrame, table: Table, restamp: bool = False, shared: Shared | None = None
     ) -> int:
         """MERGE rows by key; return how many were inserted or changed.
 
@@ -215,10 +210,8 @@ class Warehouse:
                 same frame twice makes no second version.
             shared: Key columns with the one value that they have in all of ``frame``: files of rows
                 that have another are not read.
-            among: What is true of every stored row, named ``target``, that has a key of ``frame``:
-                nor are files read without such a row.
         """
-        is_same = _same_key(table, shared or {}, among)
+        is_same = _same_key(table, shared or {})
         with cached(self._changes(self.conform(frame, table), table, restamp, is_same)) as changes:
             kinds = {row["_is_stored"] for row in changes.select("_is_stored").distinct().collect()}
             if not kinds:
@@ -244,9 +237,12 @@ class Warehouse:
             frame: The rows.
             table: Where to.
             shared: As for ``upsert``.
-            among: The same.
+            among: What is true of every stored row, named ``target``, that has a key of ``frame``:
+                nor are files read without such a row.
         """
-        is_same = _same_key(table, shared or {}, among)
+        is_same = _same_key(table, shared or {})
+        if among is not None:
+            is_same &= among
         return self._merge(
             self._target(table)
             .merge(self.conform(frame, table).alias("source"), is_same)
@@ -364,7 +360,7 @@ class Warehouse:
                 raise
             logger.warning(
                 "The view %r is not there: a table of an earlier release lacks a column of it. The "
-                "next run of ingest or score adds it.",
+                "next ingest adds it.",
                 name,
             )
             return False
@@ -449,12 +445,11 @@ def _column_ddl(field: StructField) -> str:
     return f"`{field.name}` {field.dataType.simpleString()} COMMENT '{comment}'"
 
 
-def _same_key(table: Table, shared: Shared, among: Column | None = None) -> Column:
+def _same_key(table: Table, shared: Shared) -> Column:
     own = [F.col(f"target.{name}") == F.col(f"source.{name}") for name in table.key]
     # From values that stand here Delta can tell which files hold none of them.
     known = [F.col(f"target.{name}") == F.lit(value) for name, value in shared.items()]
-    among = F.lit(True) if among is None else among
-    return reduce(Column.__and__, own + known, among)
+    return reduce(Column.__and__, own + known)
 
 
 def _differs(table: Table) -> Column:

@@ -173,6 +173,22 @@ def test_a_mapping_is_applied_also_where_a_later_one_went_on_from_it(
     assert not is_applied({"Fruit/Apple": ("Fruit/Pear",)}, now.tree, now.moves)
 
 
+def test_a_mapping_is_applied_also_where_what_it_kept_or_a_part_of_its_split_went_on() -> None:
+    first: dict[str, tuple[str, ...]] = {"Fruit/Apple": ("Pome",), "Fruit/Pear": ("Fruit/Pear",)}
+    then = plan(first)
+    now = plan_migration(then.tree, then.moves, {"Fruit/Pear": ("Pear",)})
+    assert is_applied(first, now.tree, now.moves)
+
+    split = {"Fruit/Apple": ("A", "B")}
+    now = plan(split)
+    for later in ({"A": ("X",)}, {"X": ()}, {"B": ("C",)}):
+        now = plan_migration(now.tree, now.moves, later)
+        assert is_applied(split, now.tree, now.moves)
+    assert now.moves["Fruit/Apple"] == ("C", "X")
+    assert not is_applied({"Fruit/Apple": ("C", "Milk/Soy")}, now.tree, now.moves)
+    assert not is_applied({"Fruit/Apple": ("C",)}, now.tree, now.moves)
+
+
 @pytest.mark.parametrize("again", [set(), {"Fruit/Apple", "Nut"}])
 def test_a_tree_that_grew_after_a_killed_run_is_as_if_there_had_been_none(again: set[str]) -> None:
     mapping = {"Fruit/Apple": ("Fruit/Pome",), "Milk": ("Drinks",)}

@@ -211,6 +211,41 @@ def test_a_link_that_is_gone_decides_its_product_while_its_version_can_be_read(s
     assert changes_since_last(root, "score", shop.model, SETTINGS) is None
 
 
+def test_a_link_that_came_and_went_since_the_last_whole_night_decides_its_product(
+    shop: Shop, make_jpeg: Callable[..., bytes]
+) -> None:
+    photo = make_jpeg(9)
+    with ingest(shop, "day-1"):
+        shop.add_images(photo)
+        shop.add_links(("p4", photo), run_id="day-1")
+    narrowed = shop.score(scope=Scope(products=("p4",)))
+    assert narrowed.products["p4"]["image_count"] == 1
+    links = shop.warehouse.read(tables.PRODUCT_IMAGES)
+    with ingest(shop, "day-2"):
+        shop.warehouse.delete(links.where("product_id = 'p4'"), tables.PRODUCT_IMAGES)
+    night = shop.score()
+    assert night.run.measures["products_decided"] == 1
+    assert night.products["p4"]["reason"] == "no_usable_image"
+
+
+@pytest.mark.parametrize("table", [tables.PRODUCTS, tables.IMAGE_PREDICTIONS])
+def test_all_is_decided_after_other_rows_were_deleted(shop: Shop, table: tables.Table) -> None:
+    with ingest(shop, "night-1"):
+        assert shop.warehouse.delete(shop.warehouse.read(table).limit(1), table) == 1
+    assert changes_since_last(shop.warehouse.root, "score", shop.model, SETTINGS) is None
+
+
+def test_back_at_the_model_before_all_that_the_other_decided_is_decided_again(shop: Shop) -> None:
+    before = shop.rows(tables.PRODUCT_PREDICTIONS, "product_id")
+    other = shop.register(seed=5)
+    assert {row["model_version"] for row in shop.score(model=other).products.values()} == {2}
+    back = shop.score()
+    assert back.run.measures["products_decided"] == 4
+    for product, row in before.items():
+        assert back.products[product]["model_version"] == 1
+        assert back.products[product]["top_k"] == row["top_k"]
+
+
 def test_what_a_run_of_other_settings_published_is_decided_again(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:

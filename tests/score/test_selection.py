@@ -208,6 +208,21 @@ def test_what_could_not_be_scored_is_scored_again_when_that_is_asked_for(
         assert state.products["p2"]["category_id"] == as_they_are.products["p2"]["category_id"]
 
 
+def test_an_image_that_was_stored_again_on_another_day_has_one_prediction(
+    open_shop: OpenShop, tmp_path: Path, photos: list[bytes]
+) -> None:
+    shop = open_shop(tmp_path)
+    shop.add_images(photos[0])
+    shop.add_links(("p1", photos[0]))
+    row = shop.score().images[name(photos[0])]
+    assert row["ingested_at"] == NOW
+    images = shop.warehouse.read(tables.IMAGES).localCheckpoint()
+    later = images.withColumn("ingested_at", F.lit(NOW + timedelta(days=1)))
+    shop.warehouse.overwrite(later, tables.IMAGES)
+    again = shop.score(scope=Scope(rescore=True))  # which refuses an id that is there twice
+    assert again.images[name(photos[0])]["ingested_at"] == NOW + timedelta(days=1)
+
+
 def test_images_too_many_to_send_their_ids_are_joined_in_small_tasks_and_answered_alike(
     open_shop: OpenShop, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,9 @@ def is_applied(
     A later mapping may have moved on what this one led to.
     """
     return all(
-        old in tree if new == (old,) else old not in tree and moves.get(old) == _onward(new, moves)
+        old in tree or old in moves
+        if new == (old,)
+        else old not in tree and _is_the_same(moves.get(old), _onward(new, moves), tree)
         for old, new in mapping.items()
     )
 
@@ -184,6 +186,13 @@ def _onward(stops: Paths, moves: Mapping[str, Paths]) -> Paths:
     parts = {stop: moves.get(stop, (stop,)) for stop in stops}
     named = {stop: new or (stop,) for stop, new in parts.items()} if len(stops) > 1 else parts
     return tuple(sorted({final for new in named.values() for final in new}))
+
+
+def _is_the_same(became: Paths | None, wanted: Paths, tree: Collection[str]) -> bool:
+    """Return whether both are one path, or splits of the same parts, as far as these are left."""
+    if became is None or len(became) < 2 or len(wanted) < 2:
+        return became == wanted
+    return _within(tree, became) == _within(tree, wanted)
 
 
 def _within(tree: Collection[str], paths: Iterable[str]) -> Paths:

@@ -137,9 +137,9 @@ def pass_gate(
         return
     refused = warehouse.keep_staged(f"{run.run_id}-decisions", f"refused-{run.run_id}")
     raise GateRefusedError(
-        f"{'; '.join(problems)}. No decision was published, the old ones are served. Those refused "
-        f"are kept: catalog-batch sql '{_BESIDE_PUBLISHED.format(refused)}'. "
-        f"{_remedy(problems, bool(figures.foreign))}"
+        f"{'; '.join(problems)}. No decision was published, the old ones are served. "
+        f"{_remedy(problems, bool(figures.foreign))} Those refused are kept: catalog-batch sql "
+        f"'{_BESIDE_PUBLISHED.format(refused)}'"
     )
 
 
@@ -152,8 +152,8 @@ def _remedy(problems: Sequence[str], is_foreign: bool) -> str:
     broken = [name for name in _SHARES if any(name in problem for problem in problems)]
     passing = " ".join(f"--set {name}=1" for name in broken)
     return (
-        "Look at the model and at last night's images. If this is meant, let it pass this once, "
-        f"with the options of this run and {passing}; no image is scored again."
+        "Look at the model and at last night's images. If this is meant, let it pass this once: "
+        f"catalog-batch score {passing}, with this model; what was scored is not scored again."
     )
 
 

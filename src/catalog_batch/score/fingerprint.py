@@ -27,8 +27,8 @@ DECIDING_NOTHING = {
 }
 """Settings by which what was decided, and passed, would be decided alike."""
 
-LINKS, PUBLISHED = "product_images", "product_predictions"
-
+LINKS = "product_images"
+PUBLISHED = "product_predictions"
 DECIDED_FROM = (LINKS, "products", "image_predictions")
 """What a product's decision is made of; each row is stamped with the run that wrote it last."""
 
@@ -100,10 +100,10 @@ def changes_since_last(
     if len(found) < len(writes) or not found[PUBLISHED].jobs <= {job}:
         return None
     deleted = {name for name, of in found.items() if of.has_deleted}
+    if deleted - {LINKS}:
+        return None
     links_before = before[LINKS] if deleted else None
-    if links_before is not None and (
-        deleted != {LINKS} or not ledger.is_readable(root, LINKS, links_before)
-    ):
+    if links_before is not None and not ledger.is_readable(root, LINKS, links_before):
         return None
     return Changes(frozenset().union(*(of.runs for of in found.values())), links_before)
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -250,7 +250,9 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
             tuned[_SHUFFLE_PARTITIONS] = max(tasks, at_least)
         with (
             configured(warehouse.spark, tuned),
-            polled_progress("scoring", pending, AnsweredRows(warehouse.spark), "images"),
+            polled_progress(
+                "scoring", pending, AnsweredRows(warehouse.spark), "images", is_logged=True
+            ),
             warehouse.staged(_predicted(night, contents, predict), run.run_id) as staged,
         ):
             run.images_per_second = round(pending / (time.monotonic() - started), 2)
@@ -262,9 +264,7 @@ def _score_images(night: _Night, predict: Predict) -> tuple[int, int, int]:
                 kept = staged.where("embedding IS NOT NULL")
                 with warehouse.alone(tables.IMAGE_EMBEDDINGS, run.run_id):
                     _publish(night, kept, tables.IMAGE_EMBEDDINGS)
-            # One that has none is of before this column was there.
-            came = F.col("target.ingested_at")
-            _publish(night, staged, tables.IMAGE_PREDICTIONS, came.isNull() | stored_on(days, came))
+            _publish(night, staged, tables.IMAGE_PREDICTIONS, _may_be_of(days))
             run.measures["published_seconds"] = round(time.time() - run.started_at.timestamp(), 2)
     return pending, failed, there - pending
 
@@ -274,9 +274,16 @@ def _publish(
 ) -> None:
     if night.scope.is_again:
         # The time of scoring tells the next run what comes next.
-        night.warehouse.upsert(staged, table, restamp=True, shared=night.of_model, among=among)
+        night.warehouse.upsert(staged, table, restamp=True, shared=night.of_model)
     else:
         night.warehouse.insert_new(staged, table, shared=night.of_model, among=among)
+
+
+def _may_be_of(days: Collection[int]) -> Column:
+    """Return whether a stored prediction may be of an image of these days."""
+    came = F.col("target.ingested_at")
+    # One without is of a release that did not keep it.
+    return came.isNull() | stored_on(days, came)
 
 
 def rows_per_arrow_batch(bytes_per_row: int, batch_size: int) -> int:
