@@ -1,4 +1,4 @@
--- Runs of the jobs, one line each; of a scoring, counts has images and decisions.
+-- Runs of the jobs, one line each, with what each has counted: for a scoring, its decisions too.
 SELECT
   run_id,
   job,
