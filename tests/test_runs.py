@@ -46,11 +46,12 @@ def test_a_published_run_is_logged_with_what_it_counted(logged: Warehouse, clock
         run.counts, run.rejected = {"stored": 3, "rejected": 2}, {"empty": 2}
         run.table_versions, run.images_per_second = {"images": 7}, 12.5
         run.measures = {"decode_ms_p50": 2.5}
-        run.details = {"accuracy": 0.9}
+        run.details = {"accuracy": 0.9, "model": "catalogue/1"}
         run.finish(Status.PUBLISHED)
     row = row_of(logged, run)
     assert row.pop("finished_at") - row.pop("started_at") == timedelta(minutes=1)
     assert row == {
+        "model": "catalogue/1",
         "run_id": run.run_id,
         "job": "ingest",
         "status": "published",

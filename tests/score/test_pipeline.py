@@ -500,9 +500,9 @@ def test_a_night_of_large_images_hands_few_to_python_at_a_time(
     conf, key = shop.warehouse.spark.conf, "spark.sql.execution.arrow.maxRecordsPerBatch"
     before, seen, progress = conf.get(key), list[str | None](), pipeline.polled_progress
 
-    def looking_at_spark(*told: Any) -> AbstractContextManager[None]:
+    def looking_at_spark(*told: Any, **more: Any) -> AbstractContextManager[None]:
         seen.append(conf.get(key))
-        return progress(*told)
+        return progress(*told, **more)
 
     monkeypatch.setattr(pipeline, "polled_progress", looking_at_spark)
     monkeypatch.setattr(pipeline, "ARROW_BATCH_BYTES", 1)
