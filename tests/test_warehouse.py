@@ -18,7 +18,7 @@ from pyspark.testing import assertDataFrameEqual
 
 from catalog_batch import tables
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
-from catalog_batch.score.pipeline import _may_be_of
+from catalog_batch.score.images import _may_be_of
 from catalog_batch.tables import ALL_TABLES, Table
 from catalog_batch.warehouse import Warehouse, cached
 

@@ -14,7 +14,8 @@ from catalog_batch import tables
 from catalog_batch.errors import GateRefusedError
 from catalog_batch.score.fingerprint import Changes, changes_since_last
 from catalog_batch.score.gate import NightFigures, count_night
-from catalog_batch.score.pipeline import _score_images, score_catalogue
+from catalog_batch.score.images import score_images
+from catalog_batch.score.pipeline import score_catalogue
 from catalog_batch.score.selection import Scope
 
 # No run of before had it, so that one with it decides all; no decision here turns on it.
@@ -101,7 +102,7 @@ def test_a_narrowed_run_too_decides_what_changed_alone(
         shop.add_images(photo)
         shop.add_links(("p1", photo), run_id="night-1")
     with monkeypatch.context() as patch:
-        patch.setattr("catalog_batch.score.pipeline.pass_gate", refuse)
+        patch.setattr("catalog_batch.score.products.pass_gate", refuse)
         with pytest.raises(GateRefusedError):
             shop.score()
     counted = list[NightFigures]()
@@ -129,7 +130,7 @@ def test_an_image_that_a_killed_run_had_scored_decides_its_product(
         shop.add_images(photo)
         shop.add_links(("p4", photo), run_id="night-1")
     with monkeypatch.context() as patch:
-        patch.setattr("catalog_batch.score.pipeline._decide_products", killed)
+        patch.setattr("catalog_batch.score.pipeline.decide_products", killed)
         run = shop.make_run("score")
         with pytest.raises(KeyboardInterrupt):
             score_catalogue(shop.warehouse, shop.model, SPEC, SETTINGS, run)
@@ -153,13 +154,13 @@ def test_what_is_ingested_meanwhile_is_decided_by_the_next_run(
     read = shop.warehouse.version(tables.PRODUCTS)
 
     def followed_by_an_ingest(*args: Any) -> tuple[int, int, int]:
-        counts = _score_images(*args)
+        counts = score_images(*args)
         with ingest(shop, "beside"):
             shop.add_products("p7", run_id="beside")
         return counts
 
     with monkeypatch.context() as patch:
-        patch.setattr("catalog_batch.score.pipeline._score_images", followed_by_an_ingest)
+        patch.setattr("catalog_batch.score.pipeline.score_images", followed_by_an_ingest)
         run = shop.score_and_log()
     assert "p7" not in shop.rows(tables.PRODUCT_PREDICTIONS, "product_id")
     assert run.table_versions["products"] == read

@@ -12,17 +12,17 @@ from tests.score.shop import SETTINGS, UNDECODABLE, OpenShop, Shop
 from catalog_batch import tables
 from catalog_batch.errors import ConcurrentWriteError
 from catalog_batch.runs import Status
-from catalog_batch.score import pipeline
+from catalog_batch.score import images, pipeline, products
 from catalog_batch.score.pipeline import EVERYTHING
 from catalog_batch.score.selection import Scope
 from catalog_batch.warehouse import Warehouse
 
 POINTS = {
-    "after the images were predicted": (pipeline, "check_calls"),
-    "after the predictions were merged": (pipeline, "_decide_products"),
-    "after the products were decided": (pipeline, "check_decisions"),
+    "after the images were predicted": (images, "check_calls"),
+    "after the predictions were merged": (pipeline, "decide_products"),
+    "after the products were decided": (products, "check_decisions"),
     "before the decisions are merged": (Warehouse, "upsert"),
-    "after the decisions were merged": (pipeline, "_count_decisions"),
+    "after the decisions were merged": (pipeline, "count_decisions"),
 }
 OWN = {"run_id", "scored_at", "predicted_at"}
 KEEPING = SETTINGS.model_copy(update={"keep_embeddings": True})
@@ -190,7 +190,7 @@ def test_another_run_that_scores_the_same_images_meanwhile_is_noticed(
 ) -> None:
     """Of two MERGEs of the same images the later one inserts none, and does not fail."""
     shop = fresh.copy(tmp_path)
-    check = pipeline.check_calls
+    check = images.check_calls
 
     def overtaken(staged: DataFrame, *others: Any) -> int:
         theirs = staged.withColumn("run_id", F.lit("theirs"))
@@ -198,6 +198,6 @@ def test_another_run_that_scores_the_same_images_meanwhile_is_noticed(
             shop.warehouse.insert_new(theirs, tables.IMAGE_PREDICTIONS)
         return check(staged, *others)
 
-    monkeypatch.setattr(pipeline, "check_calls", overtaken)
+    monkeypatch.setattr(images, "check_calls", overtaken)
     with pytest.raises(ConcurrentWriteError, match=r"'image_predictions'.* of run 'theirs'"):
         shop.score()

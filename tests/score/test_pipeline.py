@@ -26,14 +26,15 @@ from catalog_batch.errors import (
 from catalog_batch.modeling.bundle import load_bundle
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.runs import Run, Status
-from catalog_batch.score import pipeline
+from catalog_batch.score import images, pipeline
 from catalog_batch.score.checks import (
     check_calls,
     check_decisions,
     known_categories,
     pass_failures,
 )
-from catalog_batch.score.pipeline import rows_per_arrow_batch, score_catalogue
+from catalog_batch.score.images import rows_per_arrow_batch
+from catalog_batch.score.pipeline import score_catalogue
 from catalog_batch.score.udf import PREDICTION_DDL, Predict
 from catalog_batch.spark_progress import AnsweredRows
 from catalog_batch.taxonomy import category_id
@@ -398,7 +399,7 @@ def test_a_terminal_is_told_how_many_images_have_an_answer(
 
     terminal = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr(progress, "console", lambda: terminal)
-    monkeypatch.setattr(pipeline, "AnsweredRows", Recorded)
+    monkeypatch.setattr(images, "AnsweredRows", Recorded)
     assert unscored.score().summary.images_scored == len(photos)
     assert (told[0], told[-1]) == (0, len(photos))
 
@@ -498,14 +499,14 @@ def test_a_night_of_large_images_hands_few_to_python_at_a_time(
     shop.add_images(photo)
     shop.add_links(("p1", photo))
     conf, key = shop.warehouse.spark.conf, "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before, seen, progress = conf.get(key), list[str | None](), pipeline.polled_progress
+    before, seen, progress = conf.get(key), list[str | None](), images.polled_progress
 
     def looking_at_spark(*told: Any, **more: Any) -> AbstractContextManager[None]:
         seen.append(conf.get(key))
         return progress(*told, **more)
 
-    monkeypatch.setattr(pipeline, "polled_progress", looking_at_spark)
-    monkeypatch.setattr(pipeline, "ARROW_BATCH_BYTES", 1)
+    monkeypatch.setattr(images, "polled_progress", looking_at_spark)
+    monkeypatch.setattr(images, "ARROW_BATCH_BYTES", 1)
     assert shop.score().summary.images_scored == 1
     assert (seen, conf.get(key)) == ([str(SETTINGS.batch_size)], before)
     assert before != str(SETTINGS.batch_size)

@@ -16,7 +16,7 @@ from tests.score.shop import NOW, SETTINGS, UNDECODABLE, OpenShop, Shop, State
 from catalog_batch import tables
 from catalog_batch.errors import BadInputError
 from catalog_batch.runs import Status
-from catalog_batch.score import pipeline
+from catalog_batch.score import images
 from catalog_batch.score.pipeline import _count_unknown
 from catalog_batch.score.selection import (
     Scope,
@@ -236,13 +236,13 @@ def test_images_too_many_to_send_their_ids_are_joined_in_small_tasks_and_answere
         given.update(settings)
         return configured(session, settings)
 
-    monkeypatch.setattr(pipeline, "configured", noting)
-    monkeypatch.setattr(pipeline, "SHUFFLED_PER_TASK", 2)
+    monkeypatch.setattr(images, "configured", noting)
+    monkeypatch.setattr(images, "SHUFFLED_PER_TASK", 2)
     partitions = "spark.sql.shuffle.partitions"
     sent = shop.score()
     assert partitions not in given
-    monkeypatch.setattr(pipeline, "MAX_SENT_IDS", 5)
-    monkeypatch.setattr(pipeline, "DEALT_BYTES_PER_CORE", 0)
+    monkeypatch.setattr(images, "MAX_SENT_IDS", 5)
+    monkeypatch.setattr(images, "DEALT_BYTES_PER_CORE", 0)
     spark = beside.warehouse.spark
     with configured(spark, {partitions: 2, "spark.sql.autoBroadcastJoinThreshold": -1}):
         joined = beside.score()

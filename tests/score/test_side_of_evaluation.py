@@ -21,7 +21,7 @@ from catalog_batch.modeling.confidence import energies
 from catalog_batch.modeling.predictor import Prediction, Predictor
 from catalog_batch.modeling.preprocessing import Preprocessing
 from catalog_batch.score import transforms
-from catalog_batch.score.pipeline import _rules
+from catalog_batch.score.products import _rules
 from catalog_batch.score.udf import PREDICTION_DDL
 from catalog_batch.score.worker import as_row
 from catalog_batch.taxonomy import category_id
