@@ -254,9 +254,13 @@ def test_growth_is_what_an_image_takes_more_in_a_later_step_than_in_an_earlier_o
     assert growth.growth([1.2, 0.6]) == pytest.approx(0.5)
 
 
-def test_the_time_of_a_catalogue_scored_several_times_is_the_median() -> None:
-    found = {
-        1_000: growth.Nights((finished(30.0), finished(90.0), finished(31.0)), finished(1.0), {}),
-        11_000: growth.Nights((finished(41.0),), finished(1.0), {}),
-    }
-    assert growth.steady_ms(found) == [pytest.approx(1.0)]
+def test_what_was_run_several_times_counts_by_its_median() -> None:
+    few = (finished(9.0), finished(8.0), finished(20.0))
+    merges = tuple({"image_predictions": seconds} for seconds in (0.5, 2.0, 0.6))
+    small = growth.Nights((finished(30.0), finished(90.0), finished(31.0)), few, merges)
+    large = growth.Nights((finished(41.0),), few, merges)
+    by_clock, of_core = growth.paces_of({1_000: small, 11_000: large})
+    assert by_clock == [pytest.approx(1.0)]
+    assert of_core == [pytest.approx(2.0)]
+    assert small.few_seconds == 9.0
+    assert small.merge_seconds("image_predictions") == 0.6
