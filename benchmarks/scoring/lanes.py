@@ -118,8 +118,8 @@ IN_INT8 = tuple(
     for group, share in zip(ENGINES, (1.0, 0.5), strict=True)
 )
 USUAL = ((BARE, SHIPPED, UNPRUNED, PUBLISHED), (ITERATOR, TWO_UDFS))
-# In int8 a JVM still compiles for seconds after the first answers. Of a short part one worker has
-# done its share before that, in a long run it pays for it: so the part lasts until it is over.
+# In int8 what is done once goes on beside the first answers. Of a short part one worker has done
+# its share before it is over, and pays for none of it: so the part is longer.
 QUESTIONS = {
     question.name: question
     for question in (
