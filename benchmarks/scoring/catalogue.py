@@ -10,7 +10,7 @@ Beside it are variants that ``catalog-batch optimise`` made of it on this machin
 import argparse
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,15 @@ WHOLE = ("onnx-fp32", INT8, "openvino-fp32", "openvino-bf16", "openvino-int8")
 """Those of ``optimise.variants``'s defaults that do without PyTorch."""
 
 PRUNED = ("onnx-pruned-int8", "openvino-pruned-int8")
+OF_ALL, OF_WHOLE, OF_INT8 = (*WHOLE, *PRUNED), WHOLE, (INT8,)
+"""What a run of ``optimise`` is told to try; it registers the fastest that agrees."""
+
 KNOWN = 3200
 """Photos of the catalogue that the model learns from."""
 
 PRUNED_SHARE, PRUNING_STEPS = 0.6, 400
 """Of the channels that go, and batches that teach the others. Silhouettes are easy: of a network
 that tells real photos apart, less can go before its answers change."""
-
-READY = f"optimised-{PRUNED_SHARE}-{PRUNING_STEPS}"
-"""File beside that catalogue's warehouse that says that this was done."""
 
 BATCH = 32
 SMALL_STEPS, WHOLE_STEPS = 240, 150
@@ -123,29 +123,33 @@ def make_catalogue(count: int, data: Path) -> Catalogue:
     return made
 
 
-def make_catalogues(counts: Iterable[int], data: Path) -> dict[int, Catalogue]:
+def make_catalogues(
+    counts: Iterable[int], data: Path, choices: Iterable[Sequence[str]]
+) -> dict[int, Catalogue]:
     """Return catalogues by their number of images, all with the variants of one model.
 
-    Three runs of ``optimise`` register them, each the fastest that agrees: of all that are tried,
-    of those of the whole network, and the one in int8 that the engines are compared with.
+    Args:
+        counts: Of images.
+        data: The cache folder.
+        choices: What ``optimise`` is told to try, run by run.
     """
     known = make_catalogue(KNOWN, data)
-    if not (known.folder / READY).exists():
+    if not known.registry.list_versions():
         _run("build-training-set", known)
         register_model(known)
-        print("looking for the fastest variants of the model", flush=True)
-        pruning = (f"pruned_share={PRUNED_SHARE}", f"pruning_steps={PRUNING_STEPS}")
-        for tried in ((*WHOLE, *PRUNED), WHOLE, (INT8,)):
-            settings = (f"variants={','.join(tried)}", *pruning)
+    pruning = (f"pruned_share={PRUNED_SHARE}", f"pruning_steps={PRUNING_STEPS}")
+    for tried in choices:
+        settings = (f"variants={','.join(tried)}", *pruning)
+        done = known.folder / "-".join(("optimised", *settings))
+        if not done.exists():
+            print(f"looking for the fastest of {', '.join(tried)}", flush=True)
             _run("optimise", known, f"{MODEL}/1", *(f"--set=optimise.{text}" for text in settings))
-        (known.folder / READY).touch()
+            done.touch()
     found = {count: make_catalogue(count, data) for count in sorted(counts)}
     for catalogue in found.values():
-        if not catalogue.registry.folder.exists():
-            for version in known.registry.list_versions():
-                catalogue.registry.register(
-                    MODEL, version.bundle_folder, version.metrics, version.tags
-                )
+        has = len(catalogue.registry.list_versions())
+        for version in known.registry.list_versions()[has:]:
+            catalogue.registry.register(MODEL, version.bundle_folder, version.metrics, version.tags)
     return found
 
 

@@ -103,7 +103,7 @@ def best_categories(output: Path) -> dict[str, str]:
 
 def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
     """Run all lanes round by round; the warm-up is not returned, and our nights are added."""
-    catalogues = make_catalogues(counts_of(question, size), data)
+    catalogues = make_catalogues(counts_of(question, size), data, question.variants)
     found = {
         lane.name: ScoringRuns(replace(size, whole=lane.images(size))) for lane in question.lanes
     }
@@ -311,18 +311,18 @@ def _stored(run: Finished) -> dict[str, Any]:
 def main() -> None:
     parser = argument_parser("Compare scoring with a bare loop, other engines and the usual ways.")
     parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="of a longer run, where this machine is slow"
+    )
     given = parser.parse_args()
     question = QUESTIONS[given.question]
     size = question.quick if given.quick else question.full
+    size = replace(size, whole=given.images or size.whole)
     data = given.data.resolve()
-    catalogue = make_catalogues(counts_of(question, size), data)[size.part]
+    catalogue = make_catalogues(counts_of(question, size), data, question.variants)[size.part]
     chosen = {
-        name: check_bundle(version.bundle_folder).variant
-        for name, version in (
-            ("int8", catalogue.in_int8),
-            ("as shipped", catalogue.shipped),
-            ("without pruning", catalogue.whole),
-        )
+        lane.name: check_bundle(lane.model_of(catalogue).bundle_folder).variant
+        for lane in question.own
     }
     idle = require_idle(given.force)
     found = measure_lanes(question, size, data)
@@ -340,6 +340,7 @@ def main() -> None:
     if question.name == "usual":
         page += tried_of(Catalogue(data / f"scoring-{KNOWN}", KNOWN).tried())
     command = f"python -m benchmarks.scoring.compare {question.name}"
+    command += f" --images {given.images}" if given.images else ""
     write_result(f"scoring-{question.name}", result, page, goals, command)
 
 

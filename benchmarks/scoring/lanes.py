@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from benchmarks.ingest.lanes import CATALOG_BATCH
-from benchmarks.scoring.catalogue import Catalogue
+from benchmarks.scoring.catalogue import OF_ALL, OF_INT8, OF_WHOLE, Catalogue
 
 from catalog_batch.registry import ModelVersion
 
@@ -99,6 +99,9 @@ class Question:
     """Of lanes that run in turns."""
 
     full: Size
+    variants: tuple[tuple[str, ...], ...] = ()
+    """What ``optimise`` chooses from, run by run, for the lanes to have their models."""
+
     quick: Size = Size(128, 640, 1)
 
     @property
@@ -124,7 +127,7 @@ QUESTIONS = {
     question.name: question
     for question in (
         Question("fp32", ENGINES, Size(256, 3200, 3)),
-        Question("int8", IN_INT8, Size(1280, 12800, 3)),
-        Question("usual", USUAL, Size(256, 1280, 3)),
+        Question("int8", IN_INT8, Size(1280, 12800, 3), (OF_INT8,)),
+        Question("usual", USUAL, Size(256, 1280, 3), (OF_ALL, OF_WHOLE)),
     )
 }

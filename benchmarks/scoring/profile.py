@@ -25,7 +25,7 @@ from benchmarks.commands import Finished, run_command
 from benchmarks.ingest.lanes import CATALOG_BATCH
 from benchmarks.measure import arguments, require_idle, table, write_result
 from benchmarks.processes import processes_of, threads_of
-from benchmarks.scoring.catalogue import Catalogue, make_catalogues
+from benchmarks.scoring.catalogue import OF_INT8, Catalogue, make_catalogues
 
 from catalog_batch.config import SparkSettings
 
@@ -200,7 +200,7 @@ def page_of(size: Size, few: Sequence[Night], many: Sequence[Night]) -> str:
 def main() -> None:
     given = arguments("Show where the time of scoring goes.")
     size = QUICK if given.quick else FULL
-    catalogues = make_catalogues({size.few, size.many}, given.data.resolve())
+    catalogues = make_catalogues({size.few, size.many}, given.data.resolve(), (OF_INT8,))
     idle = require_idle(given.force)
     nights: dict[int, list[Night]] = {size.few: [], size.many: []}
     profile_night(catalogues[size.few])  # The warm-up, which is dropped.

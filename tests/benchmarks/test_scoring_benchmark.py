@@ -184,7 +184,10 @@ def test_in_each_round_a_lane_scores_a_part_then_all_then_the_part_again(
         start_up = 10 if len(scored) > len(question.groups) else 100  # of the warm-up
         return [(finished(start_up + count / 20), {"an image": name}) for name, count in scored[-1]]
 
-    def catalogues_of(counts: set[int], data: Path) -> dict[int, Catalogue]:
+    def catalogues_of(
+        counts: set[int], data: Path, choices: tuple[tuple[str, ...], ...]
+    ) -> dict[int, Catalogue]:
+        assert choices == question.variants
         return {count: Catalogue(data, count) for count in counts}
 
     monkeypatch.setattr(compare, "run_lanes", paced)
