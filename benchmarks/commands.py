@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import IO, Any
 
 from benchmarks.processes import Process, processes_of
@@ -60,6 +61,11 @@ class Finished:
         """Return how long it had run at a time, in seconds since 1970."""
         still = sum(min(until, when) - since for since, until in self.pauses if since < when)
         return when - self.started_at - still
+
+    def seconds_to(self, measure: str) -> float:
+        """Return how long a run of ours had run when it was as far as one of its measures says."""
+        began = datetime.fromisoformat(self.status["started_at"]).timestamp()
+        return self.seconds_until(began + float(self.status["measures"][measure]))
 
 
 class Command:

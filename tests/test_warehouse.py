@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import reduce
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from catalog_batch import tables
 from catalog_batch.errors import MissingTableError, SchemaMismatchError
 from catalog_batch.score.images import _may_be_of
 from catalog_batch.tables import ALL_TABLES, Table
-from catalog_batch.warehouse import Warehouse, cached
+from catalog_batch.warehouse import MOST_TIMES, Warehouse, _written, cached
 
 NOW = datetime(2026, 1, 1)
 LATER = datetime(2026, 1, 2)
@@ -307,6 +308,95 @@ def test_files_without_a_row_of_the_days_of_the_new_ones_are_not_read(
         assert warehouse.insert_new(rows, table, among=_may_be_of({day})) == expected
     with pytest.raises(Py4JJavaError, match="FAILED_READ_FILE"):
         warehouse.insert_new(rows, table)
+
+
+def decision(product_id: str, at: datetime, **columns: Any) -> dict[str, Any]:
+    """Return an abstained decision of a run that began at some time."""
+    row = dict.fromkeys(tables.PRODUCT_PREDICTIONS.columns)
+    row |= {"product_id": product_id, "top_k": [], "decision": "abstained", "reason": "r"}
+    row |= {"image_count": 0, "model_name": "m", "model_version": 1, "taxonomy_version": 1}
+    return row | {"images_version": 0, "predicted_at": at, "run_id": f"{at:%d}"} | columns
+
+
+NIGHTS = [datetime(2026, 1, day, 1, 2, 3, 456_789) for day in range(1, 5)]
+
+
+def micros(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+
+
+@pytest.fixture
+def decided(warehouse: Warehouse) -> Warehouse:
+    """Open a warehouse with a decision by each of three nights, in a file of its own."""
+    table = tables.PRODUCT_PREDICTIONS
+    warehouse.create(table)
+    for name, at in zip("abc", NIGHTS, strict=False):
+        assert warehouse.upsert(frame(warehouse, table, decision(name, at)), table) == 1
+    return warehouse
+
+
+@pytest.mark.parametrize(
+    ("times", "began", "expected"),
+    [
+        ([], 3, ""),
+        ([0], 3, "a"),
+        ([0, 2], 3, "ac"),
+        ([], 2, "c"),
+        ([0], 1, "abc"),
+        ([0, 1], 2, "abc"),
+    ],
+)
+def test_only_files_of_rows_that_were_written_at_some_times_or_since_are_read(
+    decided: Warehouse, times: list[int], began: int, expected: str
+) -> None:
+    found = _written("predicted_at", [micros(NIGHTS[at]) for at in times], micros(NIGHTS[began]))
+    rows = decided.read(tables.PRODUCT_PREDICTIONS).alias("target").where(found)
+    assert len(rows.inputFiles()) == len(expected)
+    assert {row["product_id"] for row in rows.collect()} == {*expected}
+
+
+def test_of_many_times_all_between_the_first_and_the_last_are_read(decided: Warehouse) -> None:
+    first, last = micros(NIGHTS[1]), micros(NIGHTS[2])
+    many = [*range(first, first + MOST_TIMES), last]
+    rows = decided.read(tables.PRODUCT_PREDICTIONS).alias("target")
+    found = rows.where(_written("predicted_at", many, micros(NIGHTS[3])))
+    assert {row["product_id"] for row in found.collect()} == {"b", "c"}
+
+
+def test_a_night_changes_rows_of_earlier_ones_and_adds_others(decided: Warehouse) -> None:
+    table, at = tables.PRODUCT_PREDICTIONS, NIGHTS[3]
+    night = [
+        decision("a", at, image_count=2),
+        decision("c", at),  # as it was
+        decision("d", at),
+    ]
+    rows = frame(decided, table, *night)
+    assert decided.upsert(rows, table) == 2
+    assert decided.upsert(rows, table) == 0
+    expected = [night[0], decision("b", NIGHTS[1]), decision("c", NIGHTS[2]), night[2]]
+    assert stored(decided, table) == expected
+
+
+@pytest.mark.parametrize("just_after", ["_changes", "version", "_target"])
+def test_a_row_that_another_machine_adds_meanwhile_is_not_added_again(
+    decided: Warehouse, monkeypatch: pytest.MonkeyPatch, just_after: str
+) -> None:
+    table, looked = tables.PRODUCT_PREDICTIONS, getattr(decided, just_after)
+    other = decision("d", NIGHTS[3] + timedelta(minutes=1), run_id="other")
+    calls = count()
+
+    def look(*given: Any) -> Any:
+        found = looked(*given)
+        if just_after == "_changes":
+            found.cache().count()
+        if just_after != "version" or next(calls) == 1:  # the look just before the MERGE
+            decided.append(frame(decided, table, other), table)
+        return found
+
+    monkeypatch.setattr(decided, just_after, look)
+    decided.upsert(frame(decided, table, decision("d", NIGHTS[3])), table)
+    rows = decided.read(table).where("product_id = 'd'").collect()
+    assert [row["run_id"] for row in rows] == ["other"]
 
 
 def test_rows_are_deleted_by_key(products: Warehouse) -> None:

@@ -38,7 +38,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -79,10 +78,7 @@ class ScoringRuns(Runs):
     def until_published(self) -> "ScoringRuns":
         """Return runs of ours as if they ended when the predictions of images are committed."""
         part, whole = (
-            [
-                replace(run, seconds=run.seconds_until(_after(run, "published_seconds")))
-                for run in of
-            ]
+            [replace(run, seconds=run.seconds_to("published_seconds")) for run in of]
             for of in (self.part, self.whole)
         )
         return replace(self, part=part, whole=whole)
@@ -189,13 +185,7 @@ def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
 
 def first_image_seconds(runs: Sequence[Finished]) -> float:
     """Return after how many seconds a run of ours has its first answer; the median."""
-    return statistics.median(run.seconds_until(_after(run, "start_up_seconds")) for run in runs)
-
-
-def _after(run: Finished, measure: str) -> float:
-    """Return when a run of ours was as far as a measure says, in seconds since 1970."""
-    began = datetime.fromisoformat(run.status["started_at"]).timestamp()
-    return began + float(run.status["measures"][measure])
+    return statistics.median(run.seconds_to("start_up_seconds") for run in runs)
 
 
 def goals_of(question: Question, found: LaneRuns) -> list[Goal]:

@@ -19,7 +19,7 @@ CREATE TABLE product_predictions (
 COMMENT 'The published category of each product, with its lineage'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
-  'delta.dataSkippingNumIndexedCols' = '1',
+  'delta.dataSkippingStatsColumns' = 'product_id,predicted_at,run_id',
   'delta.constraints.decision_known' = "decision IN ('accepted', 'backed_off', 'abstained')",
   'delta.constraints.abstained_has_no_category' = "(decision = 'abstained') = (category_id IS NULL)",
   'delta.constraints.reason_unless_accepted' = "(decision = 'accepted') = (reason IS NULL)",

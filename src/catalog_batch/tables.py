@@ -19,6 +19,9 @@ class Table:
     """Columns that say when and by whom; a row that differs in these alone is left as it is."""
     kept: tuple[str, ...] = ()
     """Columns whose first value stays when the row is updated."""
+    written_at: str | None = None
+    """Column, one of those that Delta keeps the range of in each file, with the time at which the
+    run began that wrote the row last: by it a MERGE finds the files to read."""
 
     @cached_property
     def ddl(self) -> str:
@@ -63,11 +66,13 @@ PRODUCT_PREDICTIONS = Table(
     "product_predictions",
     ("product_id",),
     stamps=("predicted_at", "run_id", "images_version"),
+    written_at="predicted_at",
 )
 SHADOW_PREDICTIONS = Table(
     "shadow_predictions",
     ("product_id", "model_name", "model_version"),
     stamps=PRODUCT_PREDICTIONS.stamps,
+    written_at=PRODUCT_PREDICTIONS.written_at,
 )
 MODELS = Table("models", ("model_name", "version"), stamps=("registered_at", "run_id"))
 _EVALUATED = ("model_name", "model_version", "split")

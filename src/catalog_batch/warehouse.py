@@ -6,7 +6,7 @@ Rows that come from processes without a JVM are written by ``ledger.py``.
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial, reduce
@@ -37,6 +37,9 @@ _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 Shared = Mapping[str, str | int]
 
 logger = logging.getLogger(__name__)
+
+MOST_TIMES = 100
+"""Times at which rows were written that a query names; of more, all between the two ends."""
 
 _BY_SIZE = {"spark.sql.files.openCostInBytes": 2**16}
 """What opening a file counts as when files are packed into tasks. With the default, 4 MB, the small
@@ -212,14 +215,20 @@ class Warehouse:
                 that have another are not read.
         """
         is_same = _same_key(table, shared or {})
+        known = self.version(table)
         with cached(self._changes(self.conform(frame, table), table, restamp, is_same)) as changes:
-            kinds = {row["_is_stored"] for row in changes.select("_is_stored").distinct().collect()}
-            if not kinds:
+            [(count, stored, times, began)] = changes.agg(
+                F.count("*"), F.count("_is_stored"), F.collect_set("_stored_at"), F.max("_began")
+            ).collect()
+            if not count:
                 return 0
-            source = changes.drop("_is_stored").alias("source")
+            # What a run on another machine wrote in between, the look at what is stored missed.
+            if table.written_at and self.version(table) == known:
+                is_same &= _written(table.written_at, times, began)
+            source = changes.drop("_is_stored", "_stored_at", "_began").alias("source")
             merge = self._target(table).merge(source, is_same)
             # Delta only appends where no row can match: a tenth of the time of looking for them.
-            if True in kinds:
+            if stored:
                 updated = [name for name in table.columns if name not in table.kept]
                 merge = merge.whenMatchedUpdate(set={n: F.col(f"source.{n}") for n in updated})
             return self._merge(merge.whenNotMatchedInsertAll().execute())
@@ -390,12 +399,22 @@ class Warehouse:
     ) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.
         stored = self.read(table).withColumn("_is_stored", F.lit(True))
+        when = table.written_at
+        stored_at, began = (
+            F.unix_micros(f"{side}.{when}") if when else F.lit(None).cast("bigint")
+            for side in ("target", "source")
+        )
         is_new = F.col("target._is_stored").isNull()
         return (
             source.alias("source")
             .join(stored.alias("target"), is_same, "left")
             .where(is_new | _differs(table) | F.lit(restamp))
-            .select("source.*", "target._is_stored")
+            .select(
+                "source.*",
+                "target._is_stored",
+                stored_at.alias("_stored_at"),
+                began.alias("_began"),
+            )
         )
 
     def _target(self, table: Table) -> DeltaTable:
@@ -450,6 +469,24 @@ def _same_key(table: Table, shared: Shared) -> Column:
     # From values that stand here Delta can tell which files hold none of them.
     known = [F.col(f"target.{name}") == F.lit(value) for name, value in shared.items()]
     return reduce(Column.__and__, own + known)
+
+
+def _written(written_at: str, times: Collection[int], began: int) -> Column:
+    """Return whether a stored row was written at one of these times, or since our run began.
+
+    The second is for a run of another machine that publishes at this very moment. Times are in
+    microseconds since 1970.
+    """
+    column = F.col(f"target.{written_at}")
+    spans = [(time, time) for time in sorted(times)]
+    if len(spans) > MOST_TIMES:
+        spans = [(min(times), max(times))]
+
+    def at(time: int) -> Column:
+        return F.timestamp_micros(F.lit(time))
+
+    within = [(column >= at(first)) & (column <= at(last)) for first, last in spans]
+    return reduce(Column.__or__, within, column >= at(began))
 
 
 def _differs(table: Table) -> Column:

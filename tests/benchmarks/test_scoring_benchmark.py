@@ -134,15 +134,21 @@ def test_published_arithmetic_is_another_one_with_nearly_the_same_answers(
     assert first == pytest.approx(second, abs=0.05)
 
 
-def finished(seconds: float) -> Finished:
-    """Return a run at noon: its first answer came after 9 s, all were published before the end."""
+def finished(seconds: float, first: float = 9.0) -> Finished:
+    """Return a run at noon: when its first answer came; all were published before the end."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    measures = {"start_up_seconds": 8.0, "published_seconds": seconds * PUBLISHED - 1}
+    measures = {"start_up_seconds": first - 1, "published_seconds": seconds * PUBLISHED - 1}
     status = {"started_at": noon.isoformat(), "measures": measures}
     started_at = noon.timestamp() - 1
     spent = {"driver": seconds / 2}
     return Finished(
-        seconds, 2 * seconds, 512.0, {}, status, started_at=started_at, cpu_seconds_by_role=spent
+        seconds,
+        2 * seconds,
+        512.0,
+        {"driver": 99.0},
+        status,
+        started_at=started_at,
+        cpu_seconds_by_role=spent,
     )
 
 
@@ -267,3 +273,30 @@ def test_what_was_run_several_times_counts_by_its_median() -> None:
     assert of_core == [pytest.approx(2.0)]
     assert small.few_seconds == 9.0
     assert small.merge_seconds("image_predictions") == 0.6
+    assert small.steady_seconds == 22.0
+
+
+def test_an_image_has_to_cost_as_much_up_to_the_size_that_is_asked_and_a_start_is_no_image() -> (
+    None
+):
+    few, merges = (finished(20.0),), (dict.fromkeys(growth.MERGED, 1.0),)
+    seconds = {
+        1_000: (30.0, 9.0),
+        51_000: (95.0, 24.0),
+        100_000: (129.0, 9.0),
+        200_000: (249.0, 9.0),
+    }
+    found = {
+        size: growth.Nights((finished(whole, first),), few, merges)
+        for size, (whole, first) in seconds.items()
+    }
+    lines = [goal.line() for goal in growth.goals_of(found, finished(6.0), finished(61.0))]
+    assert lines == [
+        "GOAL scoring_growth_flat_per_image 1.00 1.15 ok",
+        "GOAL scoring_growth_flat_per_image_all_sizes 1.20 1.15 short",
+        "GOAL scoring_growth_driver_memory 1.00 1.15 ok",
+        "GOAL scoring_growth_of_a_night 1.00 1.50 ok",
+        "GOAL scoring_growth_of_merges 1.00 1.50 ok",
+        "GOAL scoring_empty_night_seconds 6.00 60.00 ok",
+        "GOAL scoring_decided_again_seconds 61.00 60.00 short",
+    ]
