@@ -41,8 +41,12 @@ class Runs:
     @property
     def images_per_second(self) -> float:
         """The steady state; no number where start-up varies by more than the images take."""
-        seconds = self._more(_seconds)
+        seconds = self._more(self.steady_seconds)
         return self._images / seconds if seconds > 0 else math.nan
+
+    def steady_seconds(self, run: Finished) -> float:
+        """Return the time of a run of which a longer run's is compared with a shorter one's."""
+        return run.seconds
 
     @property
     def cpu_ms_per_image(self) -> float:

@@ -3,25 +3,26 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import reduce
-from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import pytest
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from catalog_batch import tables
-from catalog_batch.errors import MissingTableError, SchemaMismatchError
+from catalog_batch import ledger, tables
+from catalog_batch.errors import ConcurrentWriteError, MissingTableError, SchemaMismatchError
 from catalog_batch.score.images import _may_be_of
+from catalog_batch.spans import MOST_SPANS
 from catalog_batch.tables import ALL_TABLES, Table
-from catalog_batch.warehouse import MOST_TIMES, Warehouse, _written, cached
+from catalog_batch.warehouse import Warehouse, _written, cached
 
 NOW = datetime(2026, 1, 1)
 LATER = datetime(2026, 1, 2)
@@ -83,6 +84,10 @@ def test_every_table_is_created_as_its_ddl_says(complete: Warehouse) -> None:
         ], table.name
         assert set(table.key) <= set(table.columns)
         assert {*table.stamps, *table.kept} <= set(table.columns)
+        assert table.written_at in {None, *table.stamps} - {*table.kept}
+        if table.written_at:
+            assert f"\n  {table.written_at} TIMESTAMP NOT NULL" in table.ddl
+            assert re.search(rf"StatsColumns' = '.*\b{table.written_at}\b", table.ddl)
 
 
 def test_every_column_and_table_says_what_it_holds(complete: Warehouse) -> None:
@@ -310,6 +315,10 @@ def test_files_without_a_row_of_the_days_of_the_new_ones_are_not_read(
         warehouse.insert_new(rows, table)
 
 
+def micros(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+
+
 def decision(product_id: str, at: datetime, **columns: Any) -> dict[str, Any]:
     """Return an abstained decision of a run that began at some time."""
     row = dict.fromkeys(tables.PRODUCT_PREDICTIONS.columns)
@@ -319,10 +328,6 @@ def decision(product_id: str, at: datetime, **columns: Any) -> dict[str, Any]:
 
 
 NIGHTS = [datetime(2026, 1, day, 1, 2, 3, 456_789) for day in range(1, 5)]
-
-
-def micros(at: datetime) -> int:
-    return (at - datetime(1970, 1, 1)) // timedelta(microseconds=1)
 
 
 @pytest.fixture
@@ -336,20 +341,12 @@ def decided(warehouse: Warehouse) -> Warehouse:
 
 
 @pytest.mark.parametrize(
-    ("times", "began", "expected"),
-    [
-        ([], 3, ""),
-        ([0], 3, "a"),
-        ([0, 2], 3, "ac"),
-        ([], 2, "c"),
-        ([0], 1, "abc"),
-        ([0, 1], 2, "abc"),
-    ],
+    ("times", "expected"), [([], ""), ([0], "a"), ([0, 2], "ac"), ([0, 1, 2], "abc")]
 )
-def test_only_files_of_rows_that_were_written_at_some_times_or_since_are_read(
-    decided: Warehouse, times: list[int], began: int, expected: str
+def test_only_files_of_rows_that_were_written_at_some_times_are_read(
+    decided: Warehouse, times: list[int], expected: str
 ) -> None:
-    found = _written("predicted_at", [micros(NIGHTS[at]) for at in times], micros(NIGHTS[began]))
+    found = _written("predicted_at", [micros(NIGHTS[at]) for at in times])
     rows = decided.read(tables.PRODUCT_PREDICTIONS).alias("target").where(found)
     assert len(rows.inputFiles()) == len(expected)
     assert {row["product_id"] for row in rows.collect()} == {*expected}
@@ -357,46 +354,84 @@ def test_only_files_of_rows_that_were_written_at_some_times_or_since_are_read(
 
 def test_of_many_times_all_between_the_first_and_the_last_are_read(decided: Warehouse) -> None:
     first, last = micros(NIGHTS[1]), micros(NIGHTS[2])
-    many = [*range(first, first + MOST_TIMES), last]
     rows = decided.read(tables.PRODUCT_PREDICTIONS).alias("target")
-    found = rows.where(_written("predicted_at", many, micros(NIGHTS[3])))
-    assert {row["product_id"] for row in found.collect()} == {"b", "c"}
+    for count in (MOST_SPANS, MOST_SPANS + 1):
+        times = [*range(first - count + 1, first), last + 1]
+        found = rows.where(_written("predicted_at", times)).collect()
+        assert {row["product_id"] for row in found} == ({"b", "c"} if count > MOST_SPANS else set())
 
 
-def test_a_night_changes_rows_of_earlier_ones_and_adds_others(decided: Warehouse) -> None:
-    table, at = tables.PRODUCT_PREDICTIONS, NIGHTS[3]
+@pytest.mark.parametrize("written_at", ["predicted_at", None])
+def test_a_night_changes_rows_of_earlier_ones_and_adds_others_and_reads_no_other_file(
+    decided: Warehouse, monkeypatch: pytest.MonkeyPatch, written_at: str | None
+) -> None:
+    table, at = replace(tables.PRODUCT_PREDICTIONS, written_at=written_at), NIGHTS[3]
     night = [
         decision("a", at, image_count=2),
         decision("c", at),  # as it was
         decision("d", at),
     ]
+    [of_b] = decided.read(table).where("product_id = 'b'").inputFiles()
+    looked, path = decided._target, Path(unquote(urlparse(of_b).path))
+    hidden = path.with_suffix(".hidden")
+
+    def look(of: Table) -> Any:  # When what is stored has been looked at.
+        path.rename(hidden)
+        return looked(of)
+
+    monkeypatch.setattr(decided, "_target", look)
     rows = frame(decided, table, *night)
+    if written_at is None:
+        with pytest.raises(Py4JJavaError, match="FAILED_READ_FILE"):
+            decided.upsert(rows, table)
+        return
     assert decided.upsert(rows, table) == 2
+    hidden.rename(path)
     assert decided.upsert(rows, table) == 0
     expected = [night[0], decision("b", NIGHTS[1]), decision("c", NIGHTS[2]), night[2]]
     assert stored(decided, table) == expected
 
 
-@pytest.mark.parametrize("just_after", ["_changes", "version", "_target"])
-def test_a_row_that_another_machine_adds_meanwhile_is_not_added_again(
-    decided: Warehouse, monkeypatch: pytest.MonkeyPatch, just_after: str
+def test_a_row_that_somebody_adds_after_the_look_at_what_is_stored_is_not_added_again(
+    decided: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, looked = tables.PRODUCT_PREDICTIONS, getattr(decided, just_after)
-    other = decision("d", NIGHTS[3] + timedelta(minutes=1), run_id="other")
-    calls = count()
+    table, looked = tables.PRODUCT_PREDICTIONS, decided._changes
+    other = decision("d", NIGHTS[2].replace(tzinfo=UTC), run_id="other")
 
-    def look(*given: Any) -> Any:
-        found = looked(*given)
-        if just_after == "_changes":
-            found.cache().count()
-        if just_after != "version" or next(calls) == 1:  # the look just before the MERGE
-            decided.append(frame(decided, table, other), table)
+    def look(*given: Any) -> DataFrame:
+        found = looked(*given).cache()
+        assert found.count() == 1
+        ledger.append_rows(decided.root, table.name, [other])
         return found
 
-    monkeypatch.setattr(decided, just_after, look)
-    decided.upsert(frame(decided, table, decision("d", NIGHTS[3])), table)
-    rows = decided.read(table).where("product_id = 'd'").collect()
-    assert [row["run_id"] for row in rows] == ["other"]
+    monkeypatch.setattr(decided, "_changes", look)
+    assert decided.upsert(frame(decided, table, decision("d", NIGHTS[3])), table) == 0
+    assert [row["run_id"] for row in stored(decided, table)[3:]] == ["other"]
+
+
+def test_a_run_that_is_overtaken_at_the_last_moment_writes_nothing(
+    decided: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, looked = tables.PRODUCT_PREDICTIONS, decided._target
+    known, run_ids = decided.version(table), [row["run_id"] for row in stored(decided, table)]
+
+    def look(of: Table) -> Any:
+        # As a run of another machine does, which knew of the same version.
+        first = DeltaTable(decided.path(of)).to_pyarrow_table().slice(0, 1)
+        done = Transaction("catalog-batch", known + 1)
+        properties = CommitProperties(app_transactions=[done])
+        write_deltalake(decided.path(of), first, mode="append", commit_properties=properties)
+        return looked(of)
+
+    rows = frame(decided, table, decision("d", NIGHTS[3]))
+    with monkeypatch.context() as patched:
+        patched.setattr(decided, "_target", look)
+        with pytest.raises(
+            ConcurrentWriteError, match=rf"no longer at version {known}: another run"
+        ):
+            decided.upsert(rows, table)
+    assert {row["run_id"] for row in stored(decided, table)} == {*run_ids}
+    assert decided.upsert(rows, table) == 1
 
 
 def test_rows_are_deleted_by_key(products: Warehouse) -> None:

@@ -9,9 +9,9 @@ catalog-batch and, where it takes part, Daft, which are close, in turns of some 
 others stand still, so that a machine that is slower from one minute to the next is so for all of
 them; and the others in the same way, before them in every other round. Five at once would slow each
 other down, for all are in memory. A part is a whole number of batches of 64 for each of two
-processes, the same for both. A warm-up before the rounds is dropped. The median run on all, less
-the median run on a part, is the time that the other images take: the steady state. What is left of
-a run is start-up. Pages of memory that lanes share count for each in part.
+processes, the same for both. A warm-up before the rounds is dropped. From the first answer on the
+median run on all, less the median run on a part, is the time that the other images take: the steady
+state. What is left of a run is start-up. Pages of memory that lanes share count for each in part.
 
 No other lane decides what a product is, so catalog-batch stands here twice, by the same runs: until
 the predictions of images are committed, which is the work of the other lanes and what they are
@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from benchmarks.commands import Finished
 from benchmarks.measure import Goal, Runs, argument_parser, require_idle, table, write_result
@@ -67,6 +68,9 @@ from deltalake import DeltaTable
 
 from catalog_batch.modeling.bundle import check_bundle
 
+FIRST_ANSWER = "first_answer_seconds"
+"""What the status of a run has besides what the lane says."""
+
 
 @dataclass
 class ScoringRuns(Runs):
@@ -74,6 +78,10 @@ class ScoringRuns(Runs):
 
     agreement: float = 1.0
     """Share of the images whose best category is that of the bare loop."""
+
+    def steady_seconds(self, run: Finished) -> float:
+        """Return the time from the first answer on."""
+        return run.seconds - float(run.status[FIRST_ANSWER])
 
     def until_published(self) -> "ScoringRuns":
         """Return runs of ours as if they ended when the predictions of images are committed."""
@@ -90,11 +98,22 @@ LaneRuns = dict[str, ScoringRuns]
 def best_categories(output: Path) -> dict[str, str]:
     """Read the best category of each image from a table of predictions."""
     best = dict[str, str]()
-    for uri in DeltaTable(str(output)).file_uris():
-        path = unquote(uri.removeprefix("file://"))
-        rows = pq.ParquetFile(path).read(columns=["image_id", "top_k"]).to_pylist()
+    for file in _files_of(output):
+        rows = file.read(columns=["image_id", "top_k"]).to_pylist()
         best |= {row["image_id"]: row["top_k"][0]["category_id"] for row in rows}
     return best
+
+
+def first_answer_at(output: Path) -> float:
+    """Return when a lane of others had its first answer, by its table, in seconds since 1970."""
+    name = "answered_at"
+    columns = [file.read([name])[name] for file in _files_of(output)]
+    return float(min(pc.min(column).as_py() for column in columns if len(column)))
+
+
+def _files_of(output: Path) -> list[pq.ParquetFile]:
+    uris = DeltaTable(str(output)).file_uris()
+    return [pq.ParquetFile(unquote(uri.removeprefix("file://"))) for uri in uris]
 
 
 def measure_lanes(question: Question, size: Size, data: Path) -> LaneRuns:
@@ -159,11 +178,27 @@ def run_lanes(
         ]
         runs = run_in_turns([words for words, _ in commands])
         best = [best_categories(output) for _, output in commands]
+        runs = [
+            _with_first_answer(run, output if lane.module else None)
+            for lane, run, (_, output) in zip(lanes, runs, commands, strict=True)
+        ]
     for lane, catalogue, answers in zip(lanes, catalogues, best, strict=True):
         if len(answers) != catalogue.count:
             scored = f"{len(answers):,} of {catalogue.count:,} images"
             sys.exit(f"{lane.name} scored {scored}: no figure.")
     return list(zip(runs, best, strict=True))
+
+
+def _with_first_answer(run: Finished, output: Path | None) -> Finished:
+    """Return a run that says after how many seconds it had its first answer.
+
+    What a lane of others has written tells when, and ours itself.
+    """
+    if output is None:
+        first = run.seconds_to("start_up_seconds")
+    else:
+        first = run.seconds_until(first_answer_at(output))
+    return replace(run, status={**run.status, FIRST_ANSWER: round(first, 3)})
 
 
 _Bounds = Sequence[tuple[Lane, str, float]]
@@ -184,8 +219,8 @@ def ratio(found: LaneRuns, lane: Lane, other: Lane) -> float:
 
 
 def first_image_seconds(runs: Sequence[Finished]) -> float:
-    """Return after how many seconds a run of ours has its first answer; the median."""
-    return statistics.median(run.seconds_to("start_up_seconds") for run in runs)
+    """Return after how many seconds runs had their first answer; the median."""
+    return statistics.median(float(run.status[FIRST_ANSWER]) for run in runs)
 
 
 def goals_of(question: Question, found: LaneRuns) -> list[Goal]:

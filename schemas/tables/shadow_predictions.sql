@@ -19,7 +19,7 @@ CREATE TABLE shadow_predictions (
 COMMENT 'What a model version would publish of each product, beside what is published'
 TBLPROPERTIES (
   'delta.enableDeletionVectors' = 'false',
-  'delta.dataSkippingStatsColumns' = 'product_id,model_name,model_version,predicted_at,run_id',
+  'delta.dataSkippingStatsColumns' = 'product_id,model_name,model_version,predicted_at',
   'delta.constraints.decision_known' = "decision IN ('accepted', 'backed_off', 'abstained')",
   'delta.constraints.abstained_has_no_category' = "(decision = 'abstained') = (category_id IS NULL)",
   'delta.constraints.reason_unless_accepted' = "(decision = 'accepted') = (reason IS NULL)",

@@ -22,6 +22,7 @@ from catalog_batch import ledger
 from catalog_batch.config import Settings
 from catalog_batch.errors import ConcurrentWriteError, MissingTableError, SchemaMismatchError
 from catalog_batch.resources import resource_folder
+from catalog_batch.spans import within
 from catalog_batch.spark import (
     build_session,
     configured,
@@ -37,9 +38,6 @@ _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 Shared = Mapping[str, str | int]
 
 logger = logging.getLogger(__name__)
-
-MOST_TIMES = 100
-"""Times at which rows were written that a query names; of more, all between the two ends."""
 
 _BY_SIZE = {"spark.sql.files.openCostInBytes": 2**16}
 """What opening a file counts as when files are packed into tasks. With the default, 4 MB, the small
@@ -215,23 +213,31 @@ class Warehouse:
                 that have another are not read.
         """
         is_same = _same_key(table, shared or {})
-        known = self.version(table)
+        known = self.version(table) if table.written_at else None
         with cached(self._changes(self.conform(frame, table), table, restamp, is_same)) as changes:
-            [(count, stored, times, began)] = changes.agg(
-                F.count("*"), F.count("_is_stored"), F.collect_set("_stored_at"), F.max("_began")
+            [(count, stored, times)] = changes.agg(
+                F.count("*"), F.count("_is_stored"), F.collect_set("_stored_at")
             ).collect()
             if not count:
                 return 0
-            # What a run on another machine wrote in between, the look at what is stored missed.
+            # Of what came after the look at what is stored, the times are not known.
             if table.written_at and self.version(table) == known:
-                is_same &= _written(table.written_at, times, began)
-            source = changes.drop("_is_stored", "_stored_at", "_began").alias("source")
+                is_same &= _written(table.written_at, times)
+            source = changes.drop("_is_stored", "_stored_at").alias("source")
             merge = self._target(table).merge(source, is_same)
             # Delta only appends where no row can match: a tenth of the time of looking for them.
             if stored:
                 updated = [name for name in table.columns if name not in table.kept]
                 merge = merge.whenMatchedUpdate(set={n: F.col(f"source.{n}") for n in updated})
-            return self._merge(merge.whenNotMatchedInsertAll().execute())
+            with configured(self.spark, {} if known is None else _only_as(known + 1)):
+                done = merge.whenNotMatchedInsertAll().execute().collect()
+            if not done:
+                raise ConcurrentWriteError(
+                    f"Table {table.name!r} is no longer at version {known}: another run wrote it "
+                    "at this very moment, and this one has written nothing. See that the scheduler "
+                    "starts one at a time, and run again."
+                )
+            return int(done[0]["num_affected_rows"])
 
     def insert_new(
         self,
@@ -399,11 +405,7 @@ class Warehouse:
     ) -> DataFrame:
         # A MERGE whose update condition never holds still commits a version, hence this join.
         stored = self.read(table).withColumn("_is_stored", F.lit(True))
-        when = table.written_at
-        stored_at, began = (
-            F.unix_micros(f"{side}.{when}") if when else F.lit(None).cast("bigint")
-            for side in ("target", "source")
-        )
+        when = F.col(f"target.{table.written_at}") if table.written_at else F.lit(None)
         is_new = F.col("target._is_stored").isNull()
         return (
             source.alias("source")
@@ -412,8 +414,7 @@ class Warehouse:
             .select(
                 "source.*",
                 "target._is_stored",
-                stored_at.alias("_stored_at"),
-                began.alias("_began"),
+                F.unix_micros(when.cast("timestamp")).alias("_stored_at"),
             )
         )
 
@@ -471,22 +472,18 @@ def _same_key(table: Table, shared: Shared) -> Column:
     return reduce(Column.__and__, own + known)
 
 
-def _written(written_at: str, times: Collection[int], began: int) -> Column:
-    """Return whether a stored row was written at one of these times, or since our run began.
+def _written(written_at: str, times: Collection[int]) -> Column:
+    """Return whether a stored row was written at one of these times, microseconds since 1970."""
+    # A time at which nothing was: Delta then looks into no file, and still knows that it has read.
+    return within(F.col(f"target.{written_at}"), [(time, time + 1) for time in times or [0]])
 
-    The second is for a run of another machine that publishes at this very moment. Times are in
-    microseconds since 1970.
-    """
-    column = F.col(f"target.{written_at}")
-    spans = [(time, time) for time in sorted(times)]
-    if len(spans) > MOST_TIMES:
-        spans = [(min(times), max(times))]
 
-    def at(time: int) -> Column:
-        return F.timestamp_micros(F.lit(time))
-
-    within = [(column >= at(first)) & (column <= at(last)) for first, last in spans]
-    return reduce(Column.__or__, within, column >= at(began))
+def _only_as(version: int) -> dict[str, str]:
+    """Return settings by which Delta passes a write over once the table had this version by one."""
+    return {
+        "spark.databricks.delta.write.txnAppId": "catalog-batch",
+        "spark.databricks.delta.write.txnVersion": str(version),
+    }
 
 
 def _differs(table: Table) -> Column:

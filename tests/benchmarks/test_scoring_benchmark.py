@@ -87,6 +87,7 @@ def test_a_lane_that_loses_an_image_has_no_figure(
     ((run, best),) = compare.run_lanes([BARE], [catalogue])
     assert best == expected
     assert run.status["images"] == COUNT
+    assert run.seconds - run.status["seconds"] < run.status[compare.FIRST_ANSWER] < run.seconds
     with pytest.raises(SystemExit, match="bare loop scored 70 of 71 images: no figure"):
         compare.run_lanes([BARE], [Catalogue(tmp_path, COUNT + 1)])
 
@@ -138,7 +139,7 @@ def finished(seconds: float, first: float = 9.0) -> Finished:
     """Return a run at noon: when its first answer came; all were published before the end."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     measures = {"start_up_seconds": first - 1, "published_seconds": seconds * PUBLISHED - 1}
-    status = {"started_at": noon.isoformat(), "measures": measures}
+    status = {"started_at": noon.isoformat(), "measures": measures, compare.FIRST_ANSWER: first}
     started_at = noon.timestamp() - 1
     spent = {"driver": seconds / 2}
     return Finished(
@@ -178,6 +179,8 @@ def test_the_steady_state_leaves_start_up_out(
     assert compare.ratio(found, other, bare) == pytest.approx(0.5)
     noise = ScoringRuns(SIZE, [finished(9)], [finished(8)])
     assert math.isnan(noise.images_per_second)
+    slow_start = ScoringRuns(SIZE, [finished(20, 9)], [finished(45, 24)])
+    assert slow_start.images_per_second == pytest.approx(20)
 
 
 def test_in_each_round_a_lane_scores_a_part_then_all_then_the_part_again(

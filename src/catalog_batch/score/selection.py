@@ -10,13 +10,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from catalog_batch.errors import BadInputError
+from catalog_batch.spans import within
 from catalog_batch.tables import PRODUCT_IMAGES
 
 DAY = 24 * 3600 * 1_000_000
 """In microseconds."""
-
-MAX_DAYS = 100
-"""Days that a query names; of more, all between the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +163,8 @@ def contents_of(images: DataFrame, wanted: DataFrame, days: Collection[int]) -> 
 
 
 def stored_on(days: Collection[int], ingested_at: Column) -> Column:
-    """Return whether an image came on one of these days, or between the first and the last."""
-    days = sorted(days)
-    spans = [(day, day + 1) for day in days] if len(days) <= MAX_DAYS else [(days[0], days[-1] + 1)]
-
-    def at(day: int) -> Column:
-        return F.timestamp_micros(F.lit(day * DAY))
-
-    is_stored = [(ingested_at >= at(first)) & (ingested_at < at(end)) for first, end in spans]
-    return reduce(Column.__or__, is_stored)
+    """Return whether an image came on one of these days, or of many between the first and last."""
+    return within(ingested_at, [(day * DAY, (day + 1) * DAY) for day in days])
 
 
 def changed_products(
