@@ -211,6 +211,9 @@ class Warehouse:
                 same frame twice makes no second version.
             shared: Key columns with the one value that they have in all of ``frame``: files of rows
                 that have another are not read.
+
+        Raises:
+            ConcurrentWriteError: When another run wrote a table with ``written_at`` just before.
         """
         is_same = _same_key(table, shared or {})
         known = self.version(table) if table.written_at else None
